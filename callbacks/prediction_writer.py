@@ -1,0 +1,126 @@
+"""Verdicts on a folder of images: a table, and a sheet of pictures to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
+from torch import Tensor, distributed
+
+from callbacks.outputs import log_figure, log_table
+from callbacks.run_directory import run_directory
+
+__all__ = ["PredictionWriter"]
+
+_COLOURS = {"real": "tab:green", "fake": "tab:red", "unsure": "tab:orange"}
+
+
+class PredictionWriter(Callback):
+    """Write what ``predict`` returns to ``predictions.csv`` and the images to ``predictions.png``.
+
+    It needs a module whose ``predict_step`` returns a dictionary with ``path`` and tensors of one row per image;
+    ``verdict`` and ``verdict_names``, where present, become words and colours.
+
+    Args:
+        sheet: most images on the contact sheet; those nearest to even odds come first. 0 draws none.
+    """
+
+    def __init__(self, sheet: int = 48) -> None:
+        self.sheet = sheet
+        self._rows: list[pd.DataFrame] = []
+        self._pictures: dict[str, np.ndarray] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier run."""
+        self._rows, self._pictures = [], {}
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the rows and the pictures that may end up on the sheet."""
+        if not isinstance(outputs, dict) or "path" not in outputs:
+            raise TypeError(f"PredictionWriter needs {type(pl_module).__name__}.predict_step to return a `path`.")
+        rows = _table(outputs)
+        self._rows.append(rows)
+        for path, image in zip(batch["path"], batch["image"], strict=True):
+            self._pictures[path] = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        if len(self._pictures) > 2 * self.sheet:
+            keep = _least_certain(pd.concat(self._rows), self.sheet)["path"]
+            self._pictures = {path: self._pictures[path] for path in keep if path in self._pictures}
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather all ranks and write."""
+        directory = run_directory(trainer)
+        parts: list[Any] = [(self._rows, self._pictures)]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            distributed.all_gather_object(parts, (self._rows, self._pictures))
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        pictures = {path: image for _, images in parts for path, image in images.items()}
+        table = pd.concat([rows for frames, _ in parts for rows in frames], ignore_index=True)
+        table = table.drop_duplicates("path").sort_values("path")
+        written = log_table(trainer, directory, "predictions", table, index=False)
+        message = f"{len(table)} images judged; table: {written}"
+        if "verdict" in table:
+            counts = table["verdict"].value_counts()
+            message += "\n" + ", ".join(f"{count} {name}" for name, count in counts.items())
+        shown = _least_certain(table[table["path"].isin(pictures.keys())], self.sheet)
+        if self.sheet and len(shown):
+            figure = _contact_sheet(shown, pictures)
+            message += f"\nPictures: {log_figure(trainer, directory, 'predictions', figure)}"
+        rank_zero_info(message)
+
+
+def _table(outputs: dict[str, Any]) -> pd.DataFrame:
+    columns: dict[str, Any] = {}
+    names = outputs.get("verdict_names")
+    for key, value in outputs.items():
+        if not isinstance(value, Tensor):
+            if key == "path":
+                columns[key] = list(value)
+            continue
+        array = value.detach().float().cpu().numpy()
+        if key == "verdict" and names is not None:
+            columns[key] = [names[int(index)] for index in array]
+        elif array.ndim == 2:
+            columns.update({f"{key}_{index}": array[:, index] for index in range(array.shape[1])})
+        else:
+            columns[key] = array.astype(int) if not value.is_floating_point() else array
+    return pd.DataFrame(columns)
+
+
+def _least_certain(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    if "probability" in table:
+        table = table.assign(_margin=(table["probability"] - 0.5).abs()).sort_values(["_margin", "path"])
+    return table.head(count)
+
+
+def _contact_sheet(table: pd.DataFrame, pictures: dict[str, np.ndarray], columns: int = 8) -> Figure:
+    columns = min(columns, len(table))
+    rows = -(-len(table) // columns)
+    figure = Figure(figsize=(1.9 * columns, 2.15 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, row in zip(grid, table.to_dict("records"), strict=False):
+        axes.imshow(pictures[row["path"]])
+        verdict = str(row.get("verdict", row.get("prediction", "")))
+        share = f" {row['probability']:.2f}" if "probability" in row else ""
+        axes.set_title(verdict + share, color=_COLOURS.get(verdict, "black"), fontsize=9)
+        axes.set_xlabel(Path(row["path"]).name[-24:], fontsize=6)
+    for axes in figure.axes:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if not axes.images:
+            axes.set_axis_off()
+    return figure

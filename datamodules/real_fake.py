@@ -1,0 +1,290 @@
+"""Real and generated images from any folder tree or CSV manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from datamodules.base import ImageDataModule
+from datamodules.image_dataset import ManifestDataset, Preparation
+from datamodules.manifest import ManifestError, add_scan, manifest_from_csv, manifest_from_folder
+from datamodules.scan import list_images, scan_images
+from datamodules.selections import FakeQuality, Filter, Selection, named_selection, quality_histogram, select
+from datamodules.splits import assign_splits
+
+__all__ = ["RealFakeDataModule"]
+
+logger = logging.getLogger("lightning.pytorch.datamodules")  # shown by Lightning's own handler, on rank zero's terminal
+
+
+class RealFakeDataModule(ImageDataModule):
+    """Real and generated images of any size and format, with seeded, group- and duplicate-safe splits.
+
+    Folders named ``real``/``nature``/... and ``fake``/``ai``/... (see :func:`manifest_from_folder`), or a CSV with the
+    columns ``path,label`` and optionally ``generator,class,split,group``. Files are scanned once; the scan is cached.
+
+    Args:
+        root: folder of the images.
+        manifest: CSV file to take instead of the folder tree; its paths are relative to ``root``.
+        real_folders: folders below ``root`` that hold reals, whatever they are called; with ``fake_folders``.
+        fake_folders: folders below ``root`` that hold fakes, one per generator.
+        selection: which training and validation images to use: ``raw``, ``jpeg96``, ``quality_matched``,
+            ``constrained`` (Grommelt et al. 2024), or a list of filters.
+        quality: JPEG quality of the selections ``jpeg96`` and ``constrained``.
+        size_window: smallest and largest side of the reals that ``constrained`` allows.
+        fake_quality: JPEG quality that fakes are saved with, at native size, before any crop; ``matched`` draws from
+            the reals' histogram; ``auto`` follows the selection; None leaves fakes as they are. For training and
+            validation.
+        common_size: side to which the short side of every image is resized before anything else, in all stages.
+        reencode_reals: save reals with ``fake_quality`` too, and in all stages, so that every image has been through
+            the same last codec.
+        test_fake_qualities: conditions under which each test set is run: null for files as they are, a number for
+            fakes re-saved as JPEG of that quality.
+        val_fraction: share of the images without a given split that become validation images.
+        test_fraction: share that becomes test images.
+        crop_size: side of the square that workers hand over for training, before the pipeline on the device brings it
+            to ``image_size``; ``image_size`` by default.
+        crop: how workers cut training images: ``random``, ``center``, or ``resized`` (a random part of 8 % to all of
+            the area, resized to ``crop_size``).
+        eval_resize: side to which the short side of evaluated images is resized before the centre crop.
+        small_images: what to do with images smaller than the crop: ``refuse`` to run, ``pad`` by reflection, ``drop``.
+        on_corrupt: ``skip`` unreadable files and list them in a report, or ``raise``.
+        verify_pixels: decode every file during the scan, so that damage shows before training.
+        cache_images: keep decoded training and validation images in memory.
+        cache_dir: folder of the scan's cache; ``~/.cache/truelight`` by default.
+        predict_root: folder of images for ``predict``.
+        kwargs: as for :class:`ImageDataModule`.
+    """
+
+    num_classes = 2
+
+    def __init__(
+        self,
+        root: str = "data",
+        manifest: str | None = None,
+        real_folders: list[str] | None = None,
+        fake_folders: list[str] | None = None,
+        selection: str | list[Filter] = "raw",
+        quality: int = 96,
+        size_window: tuple[int, int] = (450, 550),
+        fake_quality: FakeQuality | Literal["auto"] = "auto",
+        common_size: int | None = None,
+        reencode_reals: bool = False,
+        test_fake_qualities: tuple[int | None, ...] = (None,),
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        crop_size: int | None = None,
+        crop: Literal["random", "center", "resized"] = "random",
+        eval_resize: int | None = None,
+        small_images: Literal["refuse", "pad", "drop"] = "refuse",
+        on_corrupt: Literal["skip", "raise"] = "skip",
+        verify_pixels: bool = True,
+        cache_images: bool = False,
+        cache_dir: str | None = None,
+        predict_root: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root = Path(root).expanduser()
+        self.manifest_file = Path(manifest).expanduser() if manifest else None
+        chosen = (
+            named_selection(selection, quality, size_window)
+            if isinstance(selection, str)
+            else Selection(tuple(selection))
+        )
+        self.selection = chosen
+        self.fake_quality: FakeQuality = chosen.fake_quality if fake_quality == "auto" else fake_quality
+        if reencode_reals and not isinstance(self.fake_quality, int):
+            raise ValueError("data.reencode_reals needs one quality for both classes: set data.fake_quality, e.g. to 96.")
+        self.common_size, self.reencode_reals = common_size, reencode_reals
+        self.real_folders, self.fake_folders = real_folders, fake_folders
+        self.test_fake_qualities = test_fake_qualities
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.crop_size = crop_size or self.image_size
+        if self.crop_size < self.image_size:
+            raise ValueError(
+                f"data.crop_size={self.crop_size} is smaller than data.image_size={self.image_size}; raise the one or "
+                "lower the other."
+            )
+        self.crop, self.eval_resize = crop, eval_resize
+        self.small_images, self.on_corrupt, self.verify_pixels = small_images, on_corrupt, verify_pixels
+        if common_size is not None and common_size < self.crop_size:
+            raise ValueError(f"data.common_size={common_size} is smaller than the crop of {self.crop_size} pixels.")
+        self.cache_images = cache_images
+        default_cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "truelight"
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache
+        self.predict_root = Path(predict_root).expanduser() if predict_root else None
+        self.manifest: pd.DataFrame | None = None
+        self.selection_reports: dict[str, pd.DataFrame] = {}
+
+    # --- what a subclass for another layout overrides -------------------------------------------------------------
+
+    def build_manifest(self) -> pd.DataFrame:
+        """Table of all images before the scan, with the columns of :mod:`datamodules.manifest`."""
+        if self.manifest_file is not None:
+            return manifest_from_csv(self.manifest_file, self.root)
+        if self.real_folders or self.fake_folders:
+            return _manifest_of_named_folders(self.root, self.real_folders or [], self.fake_folders or [])
+        return manifest_from_folder(self.root)
+
+    def training_rows(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        """Rows that training and validation choose from."""
+        return manifest
+
+    def test_rows(self, manifest: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Rows of each named test set: all reals with the fakes of one generator."""
+        reals, fakes = manifest[manifest["label"] == 0], manifest[manifest["label"] == 1]
+        return {str(name): pd.concat([reals, rows]) for name, rows in fakes.groupby("generator", sort=True)}
+
+    # --------------------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Scan the files once; every process then reads the cache."""
+        if not self._predicting():
+            self._scanned_manifest(report=True)
+
+    def setup(self, stage: str) -> None:
+        """Build the data sets of a stage.
+
+        Raises:
+            ManifestError: if folders, labels, sizes or files are not as they should be; the message says what to do.
+            SelectionError: if the selection leaves nothing.
+        """
+        if stage == "predict":
+            self.predict_set = self._predict_set()
+            return
+        if self.manifest is None:
+            manifest = self._scanned_manifest(report=False)
+            self.manifest = assign_splits(
+                manifest, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.seed
+            )
+        manifest = self.manifest
+        if stage in ("fit", "validate"):
+            self._setup_training(manifest)
+        if stage == "test":
+            self._setup_test(manifest[manifest["split"] == "test"])
+
+    def _setup_training(self, manifest: pd.DataFrame) -> None:
+        rows = self.training_rows(manifest)
+        chosen: dict[str, pd.DataFrame] = {}
+        for split in ("train", "val"):
+            part = rows[rows["split"] == split]
+            _need_both_labels(part, f"the {split} split of {self.root}", "data.val_fraction")
+            chosen[split], self.selection_reports[split] = select(part, self.selection.filters, self.seed)
+            if self.selection.filters:
+                counts = self.selection_reports[split].to_string(index=False)
+                logger.info("Selection of the %s split:\n%s", split, counts)
+        train = self._preparation(self.crop_size, crop=self.crop)
+        crop_first = self.crop_size if self.eval_resize and self.crop != "resized" else None
+        val = self._preparation(self.image_size, crop_first=crop_first, resize=self.eval_resize)
+        if self.fake_quality == "matched":
+            shares = quality_histogram(chosen["train"])
+            train, val = replace(train, quality_shares=shares), replace(val, quality_shares=shares)
+        elif self.fake_quality is not None:
+            train, val = replace(train, quality=self.fake_quality), replace(val, quality=self.fake_quality)
+        self.train_set = self._dataset(chosen["train"], train, self.cache_images)
+        self.val_set = self._dataset(chosen["val"], val, self.cache_images)
+
+    def _setup_test(self, manifest: pd.DataFrame) -> None:
+        if manifest.empty:
+            raise ManifestError(f"{self.root} has no test images: raise data.test_fraction, or name a test split.")
+        self.test_sets = {}
+        for name, rows in self.test_rows(manifest).items():
+            for quality in self.test_fake_qualities:
+                preparation = self._preparation(self.image_size, resize=self.eval_resize)
+                if quality is not None:
+                    preparation = replace(preparation, quality=quality)
+                label = name if quality is None else f"{name}@jpeg{quality}"
+                self.test_sets[label] = self._dataset(rows, preparation)
+
+    def _preparation(self, crop_size: int, **kwargs: Any) -> Preparation:
+        """What all stages share: the common size and, where reals are re-encoded too, the common codec."""
+        quality = self.fake_quality if self.reencode_reals and isinstance(self.fake_quality, int) else None
+        return Preparation(
+            crop_size, common_size=self.common_size, quality=quality, reencode_reals=self.reencode_reals, **kwargs
+        )
+
+    def _dataset(self, rows: pd.DataFrame, preparation: Preparation, cached: bool = False) -> ManifestDataset:
+        if preparation.resize is None and preparation.common_size is None and preparation.crop != "resized":
+            rows = self._check_sizes(rows, preparation.crop_size)
+        return ManifestDataset(rows, self.root, preparation, cached)
+
+    def _check_sizes(self, rows: pd.DataFrame, size: int) -> pd.DataFrame:
+        small = rows[["width", "height"]].min(axis=1) < size
+        if not small.any() or self.small_images == "pad":
+            return rows
+        if self.small_images == "drop":
+            logger.info("Dropped %d of %d images with a side below %d pixels.", small.sum(), len(rows), size)
+            rows = rows[~small]
+            _need_both_labels(rows, f"images of at least {size} pixels", "data.image_size")
+            return rows
+        first = rows[small].iloc[0]
+        raise ManifestError(
+            f"Image size mismatch: {small.sum()} of {len(rows)} images are smaller than the crop of {size} pixels, e.g. "
+            f"{first['path']} with {first['width']} x {first['height']}. Lower data.image_size (or data.crop_size), set "
+            "data.eval_resize and data.crop=resized, or set data.small_images to pad or drop."
+        )
+
+    def _scanned_manifest(self, report: bool) -> pd.DataFrame:
+        manifest = self.build_manifest()
+        key = hashlib.sha256(str(self.root.absolute()).encode()).hexdigest()[:16]
+        scan = scan_images(
+            self.root,
+            manifest["path"].tolist(),
+            cache=self.cache_dir / f"{self.root.name}-{key}.csv",
+            verify_pixels=self.verify_pixels,
+        )
+        report_file = self._report_folder() / "corrupt_files.csv" if report else None
+        manifest = add_scan(manifest, scan, on_corrupt=self.on_corrupt, report=report_file)
+        _need_both_labels(manifest, str(self.root), "data.root")
+        return manifest
+
+    def _report_folder(self) -> Path:
+        trainer = self.trainer
+        return Path(trainer.default_root_dir) if trainer is not None and trainer.loggers else self.cache_dir
+
+    def _predicting(self) -> bool:
+        return self.trainer is not None and self.trainer.predicting
+
+    def _predict_set(self) -> ManifestDataset:
+        root = self.predict_root
+        if root is None or not root.is_dir():
+            raise ManifestError(f"data.predict_root={root}: give a folder of images to judge, --data.predict_root DIR.")
+        paths = list_images(root)
+        if not paths:
+            raise ManifestError(f"data.predict_root={root} holds no images.")
+        rows = pd.DataFrame({"path": paths, "label": -1, "generator": ""})
+        scan = scan_images(root, paths, cache=None, verify_pixels=self.verify_pixels)
+        rows = add_scan(rows, scan, self.on_corrupt, report=self._report_folder() / "corrupt_files.csv")
+        return ManifestDataset(rows, root, self._preparation(self.image_size, resize=self.eval_resize))
+
+
+def _manifest_of_named_folders(root: Path, real_folders: list[str], fake_folders: list[str]) -> pd.DataFrame:
+    rows = []
+    for key, label, folders in (("real_folders", 0, real_folders), ("fake_folders", 1, fake_folders)):
+        if not folders:
+            raise ManifestError(f"data.{key} is empty: name at least one folder for each class.")
+        for folder in folders:
+            if not (root / folder).is_dir():
+                raise ManifestError(f"data.{key}: {root / folder} does not exist; folders are relative to data.root.")
+            paths = list_images(root / folder)
+            if not paths:
+                raise ManifestError(f"data.{key}: {root / folder} holds no images.")
+            generator = Path(folder).name if label else "real"
+            rows += [{"path": f"{folder}/{path}", "label": label, "generator": generator} for path in paths]
+    return pd.DataFrame(rows).assign(**{"class": None, "group": None, "split": None})
+
+
+def _need_both_labels(rows: pd.DataFrame, where: str, key: str) -> None:
+    missing: Sequence[str] = [name for label, name in ((0, "real"), (1, "fake")) if not (rows["label"] == label).any()]
+    if missing:
+        raise ManifestError(
+            f"No {' and no '.join(missing)} images in {where}: a detector needs both classes; check {key}."
+        )

@@ -1,0 +1,115 @@
+"""What happens to a batch after it has reached the device: crop, flip, optional degradations.
+
+All pipelines map images in [0, 1], shape ``(B, 3, H, W)``, to ``(B, 3, image_size, image_size)``. None of them
+recompresses: re-encoding one class only would be a shortcut, and aligning classes is done at native size before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import kornia.augmentation as K
+import torch
+from kornia.augmentation.auto import RandAugment
+from torch import Tensor, nn
+
+__all__ = ["Augmentation", "eval_pipeline", "train_pipeline", "view_pipeline"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images, the same for both classes.
+
+    Args:
+        resized_crop: range of the area share that a random crop keeps before it is resized to ``image_size``, e.g.
+            ``[0.08, 1.0]``; None crops ``image_size`` pixels without resizing, which keeps pixel-level traces.
+        padding: reflected border in pixels before the crop without resizing.
+        flip: probability of a horizontal flip.
+        erasing: probability of erasing a rectangle.
+        blur: probability of a Gaussian blur with sigma in [0.1, 2].
+        noise: probability of Gaussian noise with deviation 0.02.
+        rescale: probability of scaling an image by a factor in [0.5, 1.5] and cropping it back.
+        rand_augment: magnitude of RandAugment in (0, 10), two operations; 0 switches it off. On images it acts after
+            the crop; with ``augmented_views`` it acts on the views only, as does ``erasing``.
+    """
+
+    resized_crop: tuple[float, float] | None = None
+    padding: int = 0
+    flip: float = 0.5
+    erasing: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    rescale: float = 0.0
+    rand_augment: float = 0.0
+
+
+class GroupedRandAugment(nn.Module):
+    """RandAugment whose two operations are drawn anew for every few images of a batch.
+
+    kornia draws the operations once per call; groups of eight come near timm's one draw per image.
+
+    Args:
+        magnitude: in (0, 10), timm's scale.
+        group: images that share their operations.
+    """
+
+    def __init__(self, magnitude: float, group: int = 8) -> None:
+        super().__init__()
+        self.augment = RandAugment(n=2, m=max(1, round(3 * magnitude)))  # kornia counts to 30
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Augment images ``(B, 3, H, W)`` in [0, 1]."""
+        return torch.cat([self.augment(part) for part in x.split(self.group)]).clamp(0, 1)
+
+
+def train_pipeline(augmentation: Augmentation, image_size: int, with_views: bool = False) -> nn.Sequential:
+    """Pipeline of training batches.
+
+    Args:
+        augmentation: what to do.
+        image_size: side of the output.
+        with_views: leave RandAugment and erasing to :func:`view_pipeline`.
+
+    Returns:
+        Module from ``(B, 3, H, W)`` to ``(B, 3, image_size, image_size)``.
+    """
+    steps: list[nn.Module] = []
+    size = (image_size, image_size)
+    if augmentation.rescale:
+        steps.append(K.RandomAffine(degrees=0.0, scale=(0.5, 1.5), p=augmentation.rescale, padding_mode="reflection"))
+    if augmentation.resized_crop is not None:
+        steps.append(
+            K.RandomResizedCrop(size, scale=augmentation.resized_crop, ratio=(3 / 4, 4 / 3), cropping_mode="slice")
+        )
+    else:
+        padding = augmentation.padding or None
+        steps.append(K.RandomCrop(size, padding=padding, padding_mode="reflect", cropping_mode="slice"))
+    if augmentation.flip:
+        steps.append(K.RandomHorizontalFlip(p=augmentation.flip))
+    if augmentation.blur:
+        steps.append(K.RandomGaussianBlur((9, 9), (0.1, 2.0), p=augmentation.blur))
+    if augmentation.noise:
+        steps.append(K.RandomGaussianNoise(std=0.02, p=augmentation.noise))
+    if not with_views:
+        steps.extend(_strong_steps(augmentation))
+    return nn.Sequential(*steps)
+
+
+def view_pipeline(augmentation: Augmentation) -> nn.Sequential:
+    """RandAugment and erasing, which make an augmented view of a cropped training image."""
+    return nn.Sequential(*_strong_steps(augmentation))
+
+
+def eval_pipeline(image_size: int) -> nn.Module:
+    """Centre crop of ``image_size`` pixels; workers have resized where that was asked."""
+    return K.CenterCrop((image_size, image_size), cropping_mode="slice")
+
+
+def _strong_steps(augmentation: Augmentation) -> list[nn.Module]:
+    steps: list[nn.Module] = []
+    if augmentation.rand_augment:
+        steps.append(GroupedRandAugment(augmentation.rand_augment))
+    if augmentation.erasing:
+        steps.append(K.RandomErasing(scale=(0.02, 1 / 3), ratio=(0.3, 3.3), p=augmentation.erasing))
+    return steps

@@ -1,0 +1,267 @@
+"""Image classification with any timm network."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import lightning_modules.networks  # noqa: F401  registers our networks with timm
+import timm
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from timm.loss import JsdCrossEntropy
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision.transforms import v2
+
+__all__ = ["ImageClassifier", "Normalize"]
+
+Batch = dict[str, Any]
+
+
+class Normalize(nn.Module):
+    """First layer of every network here: pixels in [0, 1] to zero mean and unit variance per channel.
+
+    Args:
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise images ``(B, C, H, W)``."""
+        return ((x - self.mean) / self.std).to(self.std.dtype)  # the pixels stay float32 under bf16-true
+
+
+class ImageClassifier(LightningModule):
+    """Classifier over any network that ``timm.create_model`` knows, our own included.
+
+    Subclasses override ``build_metrics``, ``scores``, ``loss`` or ``embed``; each is small.
+
+    Args:
+        backbone: timm model name, e.g. ``resnet50``, ``swin_tiny_patch4_window7_224``, ``cifar_resnet20``.
+        num_classes: number of classes; the command line fills it in from the data.
+        image_size: side of the square input; the command line fills it in from the data. Networks that are built for
+            one size (transformers) need it.
+        pretrained: download timm's weights (network access; off by default).
+        backbone_kwargs: further arguments of ``timm.create_model``, e.g. ``{drop_path_rate: 0.2}``.
+        mean: channel means that the first layer subtracts.
+        std: channel deviations that the first layer divides by.
+        label_smoothing: share of the target that is spread over all classes.
+        mixup_alpha: Beta parameter of Mixup on training batches; 0 switches it off.
+        cutmix_alpha: Beta parameter of CutMix; with both, each batch takes one of the two with equal chance.
+        jsd_weight: weight of the Jensen-Shannon consistency between a clean image and its ``views``; needs a
+            datamodule that adds ``views`` to its training batches.
+        decay_norm_and_bias: apply weight decay to biases and normalisation weights too.
+        optimizer: optimiser class, called with the parameters.
+        lr_scheduler: scheduler class, called with the optimiser and stepped once per epoch; none by default.
+        compile: compile the network with ``torch.compile``; checkpoints keep their keys.
+
+    Raises:
+        ValueError: if ``num_classes`` is missing or below 2.
+    """
+
+    monitor: tuple[str, str] = ("val/accuracy", "max")
+    """Metric and direction by which the best checkpoint is chosen."""
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        num_classes: int | None = None,
+        image_size: int | None = None,
+        pretrained: bool = False,
+        backbone_kwargs: dict[str, Any] | None = None,
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        label_smoothing: float = 0.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        jsd_weight: float = 0.0,
+        decay_norm_and_bias: bool = False,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False, ignore=["optimizer", "lr_scheduler"])
+        if num_classes is None or num_classes < 2:
+            raise ValueError(
+                f"model.num_classes={num_classes}: a classifier needs at least 2 classes. Give your datamodule class "
+                "a `num_classes` attribute, from which the command line fills it in."
+            )
+        self.num_classes = num_classes
+        self.normalize = Normalize(mean, std)
+        self.backbone = self.build_backbone(backbone, image_size, pretrained, backbone_kwargs or {})
+        self.label_smoothing = label_smoothing
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.optimizer_factory, self.scheduler_factory = optimizer, lr_scheduler
+        self.jsd = JsdCrossEntropy(alpha=jsd_weight, smoothing=label_smoothing) if jsd_weight else None
+        mixers = [
+            mixer(alpha=alpha, num_classes=num_classes)
+            for mixer, alpha in ((v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha))
+            if alpha > 0
+        ]
+        self.mixer = v2.RandomChoice(mixers) if mixers else None
+        metrics = self.build_metrics()
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = nn.ModuleList([metrics.clone()])
+        self.test_names = [""]
+        if compile:
+            self.backbone.compile()
+
+    def build_backbone(
+        self, name: str, image_size: int | None, pretrained: bool, kwargs: dict[str, Any]
+    ) -> nn.Module:
+        """Create the network; override to use one that timm does not know.
+
+        Raises:
+            ValueError: if timm has no such model.
+        """
+        if not timm.is_model(name):
+            close = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+            raise ValueError(f"model.backbone={name!r} is no timm model. Similar names: {', '.join(close) or 'none'}.")
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        self.fixed_image_size = image_size if config is not None and config.fixed_input_size else None
+        if self.fixed_image_size:
+            kwargs = {"img_size": image_size, **kwargs}
+        return cast(nn.Module, timm.create_model(name, pretrained=pretrained, num_classes=self.num_classes, **kwargs))
+
+    def build_metrics(self) -> MetricCollection:
+        """Metrics of validation and test, fed with :meth:`scores` and the labels."""
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(self.num_classes, average="micro"),
+                "balanced_accuracy": MulticlassAccuracy(self.num_classes, average="macro"),
+            }
+        )
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """What the metrics take: here class probabilities ``(B, num_classes)`` from logits of the same shape."""
+        return logits.float().softmax(dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            x: images in [0, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            Shape ``(B, num_classes)``.
+
+        Raises:
+            ValueError: if the network is built for another image size.
+        """
+        self._check_size(x)
+        return self.backbone(self.normalize(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Features before the last layer, shape ``(B, D)``, of images in [0, 1], shape ``(B, 3, H, W)``."""
+        self._check_size(x)
+        features = self.backbone.forward_features(self.normalize(x))
+        return self.backbone.forward_head(features, pre_logits=True)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean cross entropy of logits ``(B, C)`` with labels ``(B,)`` or class probabilities ``(B, C)``."""
+        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+
+    def objective(self, batch: Batch) -> Tensor:
+        """Loss on a batch as it is, without Mixup or views: what landscapes and Hessians look at."""
+        return self.loss(self(batch["image"]), batch["label"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step; logs ``train/loss``."""
+        images, target = batch["image"], batch["label"]
+        if self.jsd is not None:
+            loss = self._consistency_loss(batch)
+        else:
+            if self.mixer is not None:
+                images, target = self.mixer(images, target)
+            loss = self.loss(self(images), target)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the validation metrics and log ``val/loss``."""
+        logits = self(batch["image"])
+        loss = F.cross_entropy(logits, batch["label"])
+        self.log("val/loss", loss, batch_size=len(logits), on_epoch=True, sync_dist=True)
+        self.update_validation(logits, batch["label"])
+
+    def update_validation(self, logits: Tensor, labels: Tensor) -> None:
+        """Collect what the end of the validation epoch needs from logits ``(B, C)`` and labels ``(B,)``."""
+        self.val_metrics.update(self.scores(logits), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        for name, value in self.val_metrics.compute().items():
+            self.log(name, value, prog_bar=name == self.monitor[0])
+        self.val_metrics.reset()
+
+    def on_test_start(self) -> None:
+        """One set of metrics per test loader; a dictionary of loaders gives the names."""
+        loaders = self.trainer.test_dataloaders
+        count = len(loaders) if isinstance(loaders, dict | list) else 1
+        self.test_names = [f"{name}/" for name in loaders] if isinstance(loaders, dict) else [""] * count
+        if isinstance(loaders, list) and count > 1:
+            self.test_names = [f"{index}/" for index in range(count)]
+        metrics = self.build_metrics().to(self.device)
+        self.test_metrics = nn.ModuleList([metrics.clone() for _ in range(count)])
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Update the metrics of the loader that the batch came from."""
+        self.test_metrics[dataloader_idx].update(self.scores(self(batch["image"])), batch["label"])
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/<loader>/<metric>`` for each loader and the plain mean over loaders as ``test/<metric>``."""
+        results = [cast(MetricCollection, metrics).compute() for metrics in self.test_metrics]
+        if len(results) > 1:
+            for name, values in zip(self.test_names, results, strict=True):
+                self.log_dict({f"test/{name}{key}": value for key, value in values.items()})
+        self.log_dict({f"test/{key}": torch.stack([r[key].float() for r in results]).mean() for key in results[0]})
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Paths, class probabilities ``(B, C)`` and the index of the likeliest class ``(B,)``."""
+        probabilities = self(batch["image"]).float().softmax(dim=-1)
+        return {"path": batch["path"], "probabilities": probabilities, "prediction": probabilities.argmax(dim=-1)}
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser over two groups, with and without weight decay, and the scheduler if there is one."""
+        parameters: Any = self.parameters()
+        if not self.decay_norm_and_bias:
+            exempt = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else set()
+            named = [(name, p) for name, p in self.backbone.named_parameters() if p.requires_grad]
+            decayed = [p for name, p in named if p.ndim > 1 and name not in exempt]
+            plain = [p for name, p in named if p.ndim <= 1 or name in exempt]
+            parameters = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        optimizer = self.optimizer_factory(parameters)
+        if self.scheduler_factory is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler_factory(optimizer)}}
+
+    def _consistency_loss(self, batch: Batch) -> Tensor:
+        if "views" not in batch:
+            raise ValueError(
+                "model.jsd_weight > 0 needs batches with `views`; set data.augmented_views (2 in the paper)."
+            )
+        assert self.jsd is not None
+        views = batch["views"]  # (B, V, 3, H, W); the loss wants all clean images first, then view by view
+        self.jsd.num_splits = views.shape[1] + 1
+        images = torch.cat([batch["image"], views.transpose(0, 1).flatten(0, 1)])
+        return self.jsd(self(images), batch["label"])
+
+    def _check_size(self, x: Tensor) -> None:
+        size = self.fixed_image_size
+        if size and x.shape[-2:] != (size, size):
+            raise ValueError(
+                f"Image size mismatch: the network is built for {size} x {size}, the batch has "
+                f"{x.shape[-2]} x {x.shape[-1]}. Set data.image_size to {size}, or train with the new size."
+            )

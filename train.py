@@ -1,0 +1,268 @@
+"""The one entry of TrueLight: ``python train.py fit | validate | test | predict``.
+
+LightningCLI in subclass mode with OmegaConf interpolation. Configs compose (``-c a.yaml -c b.yaml``), every class is
+named by its short name or import path, and whatever is on the command line wins, also over a checkpoint.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+import callbacks
+import datamodules
+import lightning_modules
+from callbacks.run_directory import SaveRunConfig, find_checkpoint, new_run_directory
+from callbacks.seed_per_rank import SeedPerRank
+
+__all__ = ["TrueLightCLI", "main"]
+
+DEFAULT_LOGGERS: list[dict[str, Any]] = [
+    {"class_path": "CSVLogger", "init_args": {"save_dir": "", "name": "", "version": "csv"}},
+    {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "", "name": "", "version": "tensorboard"}},
+]
+
+
+class FriendlyParser(LightningArgumentParser):
+    """Parser whose errors name the key, the value and the mend instead of jsonargparse's nested unions."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Print the explanation, or jsonargparse's own text where there is none, and exit with status 2."""
+        explained = explain_parse_error(message)
+        if explained is None or not self.exit_on_error:
+            super().error(explained or message, ex)
+        print(f"error: {explained}", file=sys.stderr)
+        raise SystemExit(2) from ex
+
+
+class TrueLightCLI(LightningCLI):
+    """LightningCLI with run directories, data-to-model links and checkpoints that never overrule the command line."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--experiment``, ``--runs`` and the links from data to model."""
+        parser.add_argument(
+            "--experiment", type=str, default="default", help="Name of the experiment: runs/<experiment>/<time>/."
+        )
+        parser.add_argument("--runs", type=str, default="runs", help="Folder that holds all experiments.")
+        parser.link_arguments("data.class_path", "model.init_args.num_classes", compute_fn=_class_count)
+        parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the command line alone: Lightning would let the checkpoint's hyperparameters overrule it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's directory and checkpoint, and point every logger at the directory."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if self.subcommand:
+            config.weights_only = True  # a checkpoint is data, never code
+        self.run_directory: Path | None = None
+        record = config.clone()
+        self.save_config_kwargs["record"] = record
+        if config.trainer.fast_dev_run:
+            return
+        root = Path(config.runs) / config.experiment
+        resumed = self._resolve_checkpoint(config, root)
+        if "ckpt_path" in config:
+            record.ckpt_path = config.ckpt_path
+        # A resumed fit goes on in its own directory, so that "best" still means the best of all its epochs.
+        suffix = "" if self.subcommand in (None, "fit") else f"-{self.subcommand}"
+        self.run_directory = resumed or new_run_directory(root, suffix)
+        config.trainer.default_root_dir = str(self.run_directory)
+        for callback in _listed(config.trainer.callbacks):
+            if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.get("dirpath") is None:
+                callback.init_args.dirpath = str(self.run_directory / "checkpoints")
+        for logger in _listed(config.trainer.logger):
+            if logger.init_args.get("save_dir") in (None, "", "."):
+                logger.init_args.save_dir = str(self.run_directory)
+            if logger.class_path.endswith("CSVLogger"):  # it deletes the file of an earlier part of the same run
+                logger.init_args.version = _unused(self.run_directory, logger.init_args.version or "csv")
+
+    def _resolve_checkpoint(self, config: Namespace, root: Path) -> Path | None:
+        """Replace ``last``/``best``/nothing by a file; return the directory that a resumed fit goes on in."""
+        wanted, fitting = config.get("ckpt_path"), self.subcommand == "fit"
+        if self.subcommand is None or (fitting and wanted is None):
+            return None
+        if wanted in ("last", "best", None):
+            name = f"{wanted or 'best'}.ckpt"
+            beside = [Path(str(path)).parent / "checkpoints" / name for path in config.get("config") or []]
+            found = next((path for path in beside if path.is_file()), None) or find_checkpoint(root, name)
+            if found is None and fitting:
+                rank_zero_warn(f"--ckpt_path {wanted}: no {root}/*/checkpoints/{wanted}.ckpt yet, starting from scratch.")
+            elif found is None:
+                raise SystemExit(
+                    f"error: ckpt_path: no {root}/*/checkpoints/{wanted or 'best'}.ckpt to {self.subcommand}. "
+                    f"Run `fit` for experiment {config.experiment!r} first, or pass --ckpt_path FILE."
+                )
+            wanted = str(found) if found else None
+        elif not Path(wanted).is_file():
+            raise SystemExit(f"error: ckpt_path: {wanted!r} is neither a file nor one of last, best.")
+        config.ckpt_path = wanted
+        rank_zero_info(f"Checkpoint: {wanted or 'none'}")
+        in_run = wanted and Path(wanted).parent.name == "checkpoints"
+        return Path(wanted).parent.parent if fitting and in_run else None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; without a checkpoint callback in the config, keep the best and the last epoch."""
+        config = self._get(self.config_init, "trainer", default=Namespace())
+        configured = config.get("callbacks") or []
+        has_checkpoint = any(isinstance(callback, ModelCheckpoint) for callback in configured)
+        wanted = self.subcommand in (None, "fit") and config.get("enable_checkpointing") is not False
+        if self.run_directory and wanted and not has_checkpoint:
+            monitor, mode = getattr(self.model, "monitor", (None, "min"))
+            common: dict[str, Any] = {
+                "dirpath": self.run_directory / "checkpoints",
+                "enable_version_counter": False,
+                "save_on_train_epoch_end": True,  # from there a resumed run repeats an uninterrupted one
+            }
+            # Lightning's save_last=True writes last.ckpt only in epochs that improve the monitored metric.
+            kept = [ModelCheckpoint(filename="last", **common)]
+            if monitor:
+                kept.append(ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common))
+            kwargs["callbacks"] = [*configured, *kept]
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.run_directory:
+            rank_zero_info(f"Run directory: {self.run_directory}")
+        return trainer
+
+
+def explain_parse_error(message: str) -> str | None:
+    """Say in one line which key or class is wrong and what to write instead; None if the message is not understood."""
+    explained = re.search(r".*(?:is not a known class|has no option).*", message)
+    if explained:  # by the parser of a nested class
+        return explained[0].strip()
+    owner = re.search(r".*Problem with given class_path '([^']+)'", message, re.DOTALL)  # the innermost
+    option = re.search(r"Option '([^']+)' is not accepted", message)
+    if owner and option:
+        accepted = _options(_import(owner[1]))
+        hint = _did_you_mean(option[1], accepted)
+        return f"{owner[1].rpartition('.')[2]} has no option {option[1]!r}.{hint} It accepts: {', '.join(accepted)}."
+    keys = re.findall(r'[Kk]ey "([\w.]+)"', message)
+    unknown = re.search(r"Expected a dot import path string: (\S+)|No module named '(\S+)'", message)
+    if unknown:
+        name, key = unknown[1] or unknown[2], keys[-1] if keys else "class_path"
+        known = _known_classes(key)
+        listing = f" Known: {', '.join(known)}." if 0 < len(known) < 40 else ""
+        return (
+            f"{key}: {name!r} is not a known class.{_did_you_mean(name, known)}{listing} "
+            "Your own class is given by its import path, e.g. my_package.my_file.MyClass."
+        )
+    value = re.search(r"(Expected [^\n]*?)\.? Got value: ([^\n]*)", message)
+    if owner and value and len(keys) > 1:
+        return f"{'.'.join(keys)}: {value[1][0].lower() + value[1][1:]}, got {value[2]!r}."
+    return None
+
+
+def _import(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _options(cls: type) -> list[str]:
+    """Names of all arguments of a class, those that it passes on to its bases included."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values() if "__init__" in vars(base) else ()
+        names += [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(dict.fromkeys(names))
+
+
+def _known_classes(key: str) -> list[str]:
+    """Short names that a key accepts."""
+    places: dict[str, tuple[Any, type]] = {
+        "model": (lightning_modules, LightningModule),
+        "data": (datamodules, LightningDataModule),
+        "callbacks": (callbacks, Callback),
+        "optimizer": (torch.optim, torch.optim.Optimizer),
+        "lr_scheduler": (torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler),
+    }
+    room, base = places.get(key.rpartition(".")[2], (None, object))
+    return [name for name, item in vars(room).items() if inspect.isclass(item) and issubclass(item, base)] if room else []
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _class_count(class_path: str | None) -> int | None:
+    """Class count that a datamodule class declares as ``num_classes``."""
+    if not class_path or "." not in class_path:
+        return None
+    module, _, name = class_path.rpartition(".")
+    count = getattr(getattr(sys.modules.get(module), name, None), "num_classes", None)
+    return count if isinstance(count, int) else None
+
+
+def _listed(configs: Any) -> list[Namespace]:
+    """Class configs of a trainer option that takes one, many or none."""
+    return [item for item in (configs if isinstance(configs, list) else [configs]) if isinstance(item, Namespace)]
+
+
+def _unused(directory: Path, name: str) -> str:
+    candidate, count = name, 1
+    while (directory / candidate).exists():
+        count += 1
+        candidate = f"{name}-{count}"
+    return candidate
+
+
+def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
+    """Run the command line.
+
+    Args:
+        args: arguments as on the command line, e.g. ``["fit", "-c", "configs/demo/raw.yaml"]``; the process's own
+            arguments if None.
+        run: False builds model, data and trainer without a subcommand, for notebooks.
+
+    Returns:
+        The finished CLI, with ``model``, ``datamodule``, ``trainer`` and ``run_directory``.
+    """
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # `truelight fit --model my_file.MyModule` finds the user's own file
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    torch.set_float32_matmul_precision("high")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
+        return TrueLightCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            trainer_defaults={"logger": DEFAULT_LOGGERS, "callbacks": [SeedPerRank()]},
+            parser_class=FriendlyParser,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            auto_configure_optimizers=False,
+            args=args,
+            run=run,
+        )
+
+
+def console() -> None:
+    """Run the command line; mistakes in the data's layout end it with their message alone."""
+    try:
+        main()
+    except (datamodules.ManifestError, datamodules.SelectionError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    console()
