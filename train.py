@@ -81,6 +81,8 @@ class TrueLightCLI(LightningCLI):
         suffix = "" if self.subcommand in (None, "fit") else f"-{self.subcommand}"
         self.run_directory = resumed or new_run_directory(root, suffix)
         config.trainer.default_root_dir = str(self.run_directory)
+        if self.subcommand not in (None, "fit"):
+            config.trainer.enable_checkpointing = False
         for callback in _listed(config.trainer.callbacks):
             if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.get("dirpath") is None:
                 callback.init_args.dirpath = str(self.run_directory / "checkpoints")
@@ -100,7 +102,9 @@ class TrueLightCLI(LightningCLI):
             beside = [Path(str(path)).parent / "checkpoints" / name for path in config.get("config") or []]
             found = next((path for path in beside if path.is_file()), None) or find_checkpoint(root, name)
             if found is None and fitting:
-                rank_zero_warn(f"--ckpt_path {wanted}: no {root}/*/checkpoints/{wanted}.ckpt yet, starting from scratch.")
+                rank_zero_warn(
+                    f"--ckpt_path {wanted}: no {root}/*/checkpoints/{wanted}.ckpt yet, starting from scratch."
+                )
             elif found is None:
                 raise SystemExit(
                     f"error: ckpt_path: no {root}/*/checkpoints/{wanted or 'best'}.ckpt to {self.subcommand}. "
@@ -174,7 +178,8 @@ def _options(cls: type) -> list[str]:
     """Names of all arguments of a class, those that it passes on to its bases included."""
     names: list[str] = []
     for base in cls.__mro__:
-        parameters = inspect.signature(base.__init__).parameters.values() if "__init__" in vars(base) else ()
+        initialise: Any = vars(base).get("__init__")
+        parameters = inspect.signature(initialise).parameters.values() if initialise else ()
         names += [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
@@ -191,7 +196,9 @@ def _known_classes(key: str) -> list[str]:
         "lr_scheduler": (torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler),
     }
     room, base = places.get(key.rpartition(".")[2], (None, object))
-    return [name for name, item in vars(room).items() if inspect.isclass(item) and issubclass(item, base)] if room else []
+    return (
+        [name for name, item in vars(room).items() if inspect.isclass(item) and issubclass(item, base)] if room else []
+    )
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:
@@ -237,7 +244,10 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     torch.set_float32_matmul_precision("high")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
+        warnings.filterwarnings(
+            "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated"
+        )  # Lightning's own
+        warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used to create")
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
         return TrueLightCLI(
             LightningModule,

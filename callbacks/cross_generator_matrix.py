@@ -52,12 +52,10 @@ class CrossGeneratorMatrix(Callback):
         """Write the matrix, the means and the pictures."""
         directory = run_directory(trainer)
         loaders = trainer.test_dataloaders
-        if not isinstance(loaders, dict) or not trainer.is_global_zero or trainer.fast_dev_run:
+        if not isinstance(loaders, dict) or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         metrics = trainer.callback_metrics
-        keys = {
-            name: f"test/{name}/{self.metric}" if len(loaders) > 1 else f"test/{self.metric}" for name in loaders
-        }
+        keys = {name: f"test/{name}/{self.metric}" if len(loaders) > 1 else f"test/{self.metric}" for name in loaders}
         missing = [key for key in keys.values() if key not in metrics]
         if missing:
             raise KeyError(f"CrossGeneratorMatrix.metric={self.metric!r}: the module does not log {missing[0]!r}.")

@@ -66,7 +66,7 @@ class PredictionWriter(Callback):
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
             distributed.all_gather_object(parts, (self._rows, self._pictures))
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         pictures = {path: image for _, images in parts for path, image in images.items()}
         table = pd.concat([rows for frames, _ in parts for rows in frames], ignore_index=True)

@@ -36,7 +36,7 @@ def new_run_directory(root: Path, suffix: str = "") -> Path:
         return Path(os.environ[_INHERITED])
     stamp = time.strftime("%Y%m%d-%H%M%S") + suffix
     directory, count = root / stamp, 1
-    while rank_zero_only.rank in (None, 0):
+    while getattr(rank_zero_only, "rank", None) in (None, 0):
         try:
             directory.mkdir(parents=True)
             break

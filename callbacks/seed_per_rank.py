@@ -35,9 +35,7 @@ class SeedPerRank(Callback):
         """Seed what a module draws at the start of an epoch."""
         self._reseed(trainer, 0)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed what a training step draws."""
         self._reseed(trainer, batch_idx + 1)
 

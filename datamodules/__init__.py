@@ -3,6 +3,7 @@
 from datamodules.base import ImageDataModule
 from datamodules.gen_image import GenImageDataModule
 from datamodules.manifest import ManifestError
+from datamodules.procedural_genimage import ProceduralGenImageDataModule
 from datamodules.real_fake import RealFakeDataModule
 from datamodules.selections import BalanceClasses, BalanceLabels, RealQuality, RealSize, SelectionError
 
@@ -12,6 +13,7 @@ __all__ = [
     "GenImageDataModule",
     "ImageDataModule",
     "ManifestError",
+    "ProceduralGenImageDataModule",
     "RealFakeDataModule",
     "RealQuality",
     "RealSize",

@@ -155,10 +155,10 @@ class ImageDataModule(LightningDataModule):
 def _next_epoch(trainer: Trainer) -> int:
     """Epoch that an iterator made now is for; ``trainer.current_epoch`` lags while a run is being resumed."""
     loop = trainer.fit_loop
-    progress = loop.epoch_progress.current
+    progress: Any = loop.epoch_progress.current
     # A checkpoint written after an epoch's validation comes before Lightning counts the epoch.
     uncounted = progress.processed == progress.started - 1 and loop.epoch_loop.batch_progress.is_last_batch
-    return progress.processed + (loop.restarting and uncounted)
+    return int(progress.processed + (loop.restarting and uncounted))
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -47,10 +47,7 @@ class GenImageDataModule(RealFakeDataModule):
 
     def build_manifest(self) -> pd.DataFrame:
         """The tree, or the rows of the metadata file."""
-        if self.metadata is not None:
-            manifest = read_genimage_metadata(self.metadata)
-        else:
-            manifest = read_genimage_tree(self.root)
+        manifest = read_genimage_metadata(self.metadata) if self.metadata else read_genimage_tree(self.root)
         known = set(manifest["subset"])
         for key, names in (("train_generators", self.train_generators), ("test_generators", self.test_generators)):
             unknown = sorted(set(names or []) - known)
@@ -114,7 +111,9 @@ def read_genimage_metadata(csv: Path) -> pd.DataFrame:
     for line, record in enumerate(table.itertuples(index=False), start=2):
         row = _parse(str(record.path))
         if row is None:
-            raise ManifestError(f"{csv}, line {line}: {record.path!r} is not <generator>/.../(train|val)/(ai|nature)/file.")
+            raise ManifestError(
+                f"{csv}, line {line}: {record.path!r} is not <generator>/.../(train|val)/(ai|nature)/file."
+            )
         rows.append({**row, "class": str(table["class"].iloc[line - 2])})
     return pd.DataFrame(rows).assign(group=None)
 

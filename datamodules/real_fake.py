@@ -102,7 +102,9 @@ class RealFakeDataModule(ImageDataModule):
         self.selection = chosen
         self.fake_quality: FakeQuality = chosen.fake_quality if fake_quality == "auto" else fake_quality
         if reencode_reals and not isinstance(self.fake_quality, int):
-            raise ValueError("data.reencode_reals needs one quality for both classes: set data.fake_quality, e.g. to 96.")
+            raise ValueError(
+                "data.reencode_reals needs one quality for both classes: set data.fake_quality, e.g. to 96."
+            )
         self.common_size, self.reencode_reals = common_size, reencode_reals
         self.real_folders, self.fake_folders = real_folders, fake_folders
         self.test_fake_qualities = test_fake_qualities
@@ -162,9 +164,10 @@ class RealFakeDataModule(ImageDataModule):
             return
         if self.manifest is None:
             manifest = self._scanned_manifest(report=False)
-            self.manifest = assign_splits(
-                manifest, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.seed
-            )
+            # Reals are stratified over the folders they share with a generator, where there are such folders.
+            strata = manifest.assign(generator=manifest.get("subset", manifest["generator"]))
+            fractions = {"val_fraction": self.val_fraction, "test_fraction": self.test_fraction}
+            self.manifest = manifest.assign(split=assign_splits(strata, **fractions, seed=self.seed)["split"])
         manifest = self.manifest
         if stage in ("fit", "validate"):
             self._setup_training(manifest)
@@ -227,9 +230,9 @@ class RealFakeDataModule(ImageDataModule):
             return rows
         first = rows[small].iloc[0]
         raise ManifestError(
-            f"Image size mismatch: {small.sum()} of {len(rows)} images are smaller than the crop of {size} pixels, e.g. "
-            f"{first['path']} with {first['width']} x {first['height']}. Lower data.image_size (or data.crop_size), set "
-            "data.eval_resize and data.crop=resized, or set data.small_images to pad or drop."
+            f"Image size mismatch: {small.sum()} of {len(rows)} images are smaller than the crop of {size} pixels, "
+            f"e.g. {first['path']} with {first['width']} x {first['height']}. Lower data.image_size (or "
+            "data.crop_size), set data.eval_resize and data.crop=resized, or set data.small_images to pad or drop."
         )
 
     def _scanned_manifest(self, report: bool) -> pd.DataFrame:

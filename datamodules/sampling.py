@@ -14,7 +14,7 @@ __all__ = ["Draw", "SeededSampler"]
 class Draw(NamedTuple):
     """What a sampler hands to a data set: which sample, and the seed of all that is random about it."""
 
-    index: int
+    item: int
     seed: int
 
 
@@ -49,7 +49,9 @@ class SeededSampler(DistributedSampler[Draw]):
         self.length = len(dataset)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Draw]:
-        generator = np.random.default_rng((self.seed, self.current_epoch() if self.shuffle else 0))
+        # Evaluation has a stream of its own: it must not repeat the draws of the first training epoch.
+        epoch = self.current_epoch() + 1 if self.shuffle else 0
+        generator = np.random.default_rng((self.seed, epoch))
         seeds = generator.integers(2**62, size=self.length)
         order = np.arange(self.length)
         if self.shuffle:

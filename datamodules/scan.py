@@ -153,7 +153,13 @@ def scan_images(
     pending = [path for path in unique if path not in done]
     rows: list[_Row] = []
     try:
-        with tqdm(total=len(unique), initial=len(done), desc="scan", unit="file", disable=not progress) as bar:
+        with tqdm(
+            total=len(unique),
+            initial=len(done),
+            desc="scan",
+            unit="file",
+            disable=not progress or len(done) == len(unique),
+        ) as bar:
             for row in _scan_parallel(root, pending, workers, verify_pixels):
                 rows.append(row)
                 bar.update()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import lightning_modules.networks  # noqa: F401  registers our networks with timm
 import timm
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from timm.loss import JsdCrossEntropy
+from timm.loss.jsd import JsdCrossEntropy
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
+
+import lightning_modules.networks  # noqa: F401  registers our networks with timm
 
 __all__ = ["ImageClassifier", "Normalize"]
 
@@ -100,7 +101,7 @@ class ImageClassifier(LightningModule):
             )
         self.num_classes = num_classes
         self.normalize = Normalize(mean, std)
-        self.backbone = self.build_backbone(backbone, image_size, pretrained, backbone_kwargs or {})
+        self.backbone: Any = self.build_backbone(backbone, image_size, pretrained, backbone_kwargs or {})
         self.label_smoothing = label_smoothing
         self.decay_norm_and_bias = decay_norm_and_bias
         self.optimizer_factory, self.scheduler_factory = optimizer, lr_scheduler
@@ -118,9 +119,7 @@ class ImageClassifier(LightningModule):
         if compile:
             self.backbone.compile()
 
-    def build_backbone(
-        self, name: str, image_size: int | None, pretrained: bool, kwargs: dict[str, Any]
-    ) -> nn.Module:
+    def build_backbone(self, name: str, image_size: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
         """Create the network; override to use one that timm does not know.
 
         Raises:
@@ -133,7 +132,8 @@ class ImageClassifier(LightningModule):
         self.fixed_image_size = image_size if config is not None and config.fixed_input_size else None
         if self.fixed_image_size:
             kwargs = {"img_size": image_size, **kwargs}
-        return cast(nn.Module, timm.create_model(name, pretrained=pretrained, num_classes=self.num_classes, **kwargs))
+        backbone: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=self.num_classes, **kwargs)
+        return backbone
 
     def build_metrics(self) -> MetricCollection:
         """Metrics of validation and test, fed with :meth:`scores` and the labels."""
@@ -218,7 +218,9 @@ class ImageClassifier(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Update the metrics of the loader that the batch came from."""
-        self.test_metrics[dataloader_idx].update(self.scores(self(batch["image"])), batch["label"])
+        cast(MetricCollection, self.test_metrics[dataloader_idx]).update(
+            self.scores(self(batch["image"])), batch["label"]
+        )
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/<loader>/<metric>`` for each loader and the plain mean over loaders as ``test/<metric>``."""

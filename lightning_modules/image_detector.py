@@ -51,7 +51,7 @@ class ImageDetector(ImageClassifier):
         backbone: timm model name, e.g. ``resnet50``, ``swin_tiny_patch4_window7_224``, ``cifar_resnet20``.
         image_size: side of the square input; the command line fills it in from the data.
         error_rate: tolerated share of wrong verdicts per class on validation data, in [0, 1).
-        kwargs: further arguments of :class:`ImageClassifier`, all but ``num_classes``.
+        kwargs: further arguments of :class:`ImageClassifier`; ``num_classes`` is 2.
     """
 
     monitor = ("val/auroc", "max")
@@ -61,6 +61,8 @@ class ImageDetector(ImageClassifier):
     def __init__(
         self, backbone: str = "resnet50", image_size: int | None = None, error_rate: float = 0.05, **kwargs: Any
     ) -> None:
+        if kwargs.pop("num_classes", 2) != 2:
+            raise ValueError("model.num_classes: a detector tells two classes apart, real and fake.")
         super().__init__(backbone=backbone, num_classes=2, image_size=image_size, **kwargs)
         self.error_rate = error_rate
         # Until a validation has run, everything near even odds is unsure by nothing: the band is empty at zero.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -41,12 +42,12 @@ class WarmupCosine(LambdaLR):
                 f"and cooldown_epochs={cooldown_epochs}; raise trainer.max_epochs or shorten them."
             )
 
-        def rate(epoch: int, peak: float) -> float:
+        def relative(epoch: int, peak: float) -> float:
             if epoch < warmup_epochs:
-                return warmup_lr + (peak - warmup_lr) * epoch / warmup_epochs
+                return (warmup_lr + (peak - warmup_lr) * epoch / warmup_epochs) / peak
             if epoch >= cosine_end:
-                return min_lr
-            return min_lr + (peak - min_lr) * (1 + math.cos(math.pi * epoch / cosine_end)) / 2
+                return min_lr / peak
+            return (min_lr + (peak - min_lr) * (1 + math.cos(math.pi * epoch / cosine_end)) / 2) / peak
 
         peaks = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-        super().__init__(optimizer, [lambda epoch, peak=peak: rate(epoch, peak) / peak for peak in peaks])
+        super().__init__(optimizer, [partial(relative, peak=peak) for peak in peaks])

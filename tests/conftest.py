@@ -41,7 +41,9 @@ def cli() -> Callable[..., object]:
     from train import main
 
     def run(command: str, *arguments: str) -> object:
-        return main([command, *arguments, "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"])
+        return main(
+            [command, *arguments, "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
+        )
 
     return run
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, noise, write_image
+
 from train import main
 
 
@@ -51,7 +52,13 @@ def test_fit_leaves_config_logs_and_checkpoints(cli, detector_arguments):
 
 def test_two_runs_never_share_a_directory(cli, detector_arguments):
     for _ in range(2):
-        cli("fit", *detector_arguments, "--trainer.max_epochs=1", "--experiment=twice", "--trainer.limit_train_batches=1")
+        cli(
+            "fit",
+            *detector_arguments,
+            "--trainer.max_epochs=1",
+            "--experiment=twice",
+            "--trainer.limit_train_batches=1",
+        )
     assert len(list(Path("runs/twice").iterdir())) == 2
 
 
@@ -100,6 +107,17 @@ def test_test_takes_the_best_checkpoint_or_refuses(cli, detector_arguments, caps
     assert "test/auroc" in result.trainer.callback_metrics
     with pytest.raises(SystemExit, match="neither a file nor one of last, best"):
         cli("test", *detector_arguments, "--ckpt_path=gone.ckpt")
+
+
+def test_a_checkpoint_cannot_run_code(cli, detector_arguments, tmp_path):
+    class Malice:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"state_dict": Malice()}, tmp_path / "bad.ckpt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        cli("test", *detector_arguments, f"--ckpt_path={tmp_path / 'bad.ckpt'}")
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -187,6 +205,7 @@ def test_wandb_offline_run_holds_config_metrics_and_images(cli, detector_argumen
     cli("fit", *arguments, "--trainer.max_epochs=1")
     import wandb
 
+    wandb.finish()
     cli("test", *arguments, "--trainer.callbacks+=CrossGeneratorMatrix", "--trainer.callbacks.trained_on=fake")
     wandb.finish()
     config, history, images = {}, set(), []
@@ -204,15 +223,19 @@ def test_wandb_offline_run_holds_config_metrics_and_images(cli, detector_argumen
 def wandb_records(file: Path) -> list:
     """Records of an offline run's file."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    store = DataStore()
-    store.open_for_scan(str(file))
-    records = []
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        records.append(record)
+    data, position, pending, records = file.read_bytes(), 7, b"", []  # 7 bytes of file header
+    while position + 7 <= len(data):
+        # LevelDB's log format: blocks of 32 KiB; chunks of checksum, length and kind (1 full, 2 first, 3 middle, 4 last)
+        if position % 32768 > 32768 - 7:
+            position += 32768 - position % 32768
+            continue
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        pending += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            records.append(wandb_internal_pb2.Record.FromString(pending))
+            pending = b""
     return records
 
 
@@ -242,7 +265,9 @@ def test_mistakes_in_the_data_end_without_traceback(detector_arguments):
 
 
 def test_image_size_mismatch_names_the_image_and_the_mend(cli, detector_arguments):
-    with pytest.raises(ValueError, match=r"Image size mismatch: .* smaller than the crop of 64 pixels.*48 x 40.*image_size"):
+    with pytest.raises(
+        ValueError, match=r"Image size mismatch: .* smaller than the crop of 64 pixels.*48 x 40.*image_size"
+    ):
         cli("fit", *detector_arguments, "--data.image_size=64", "--trainer.fast_dev_run=1")
 
 

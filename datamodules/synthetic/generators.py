@@ -147,10 +147,10 @@ class Generator:
 GENERATORS: dict[str, Generator] = {
     generator.name: generator
     for generator in (
-        Generator("nearest", 128, upsample_nearest, 0.8),
-        Generator("pixel_shuffle", 160, upsample_pixel_shuffle, 0.8),
-        Generator("bilinear", 192, upsample_bilinear, 0.8),
-        Generator("transposed", 224, upsample_transposed, 0.8),
+        Generator("nearest", 128, upsample_nearest, 0.75),
+        Generator("pixel_shuffle", 160, upsample_pixel_shuffle, 0.65),
+        Generator("bilinear", 192, upsample_bilinear, 0.65),
+        Generator("transposed", 224, upsample_transposed, 0.6),
         Generator("sinc", 256, upsample_sinc, 0.8),
     )
 }

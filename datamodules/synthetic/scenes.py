@@ -70,7 +70,7 @@ class Camera:
         gamma: exponent of the tone curve ``pixel = light ** (1 / gamma)``.
     """
 
-    shot: float = 6e-4
+    shot: float = 1e-3
     read: float = 2e-3
     gains: tuple[float, float, float] = (2.0, 1.0, 2.5)
     gamma: float = 2.2

@@ -1,0 +1,93 @@
+"""Every config in configs/ parses, builds and steps; full-size ones on small files of the right shape."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT, noise, write_image
+
+from train import main
+
+FRAGMENTS = {"trainer", "logger", "callbacks"}
+EXPERIMENTS = sorted(
+    path for path in (ROOT / "configs").rglob("*.yaml") if path.relative_to(ROOT / "configs").parts[0] not in FRAGMENTS
+)
+CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
+
+
+def write_genimage(root: Path) -> Path:
+    """The layout of GenImage for two generators: 500-pixel JPEG-96 reals, 512-pixel PNG fakes, with metadata."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for generator in ("stable_diffusion_v_1_5", "BigGAN"):
+        for mode, count in (("train", 12), ("val", 3)):
+            for index in range(count):
+                for label in ("nature", "ai"):
+                    name = f"{label}_{index}." + ("JPEG" if label == "nature" else "png")
+                    path = Path(generator, "imagenet_x", mode, label, name)
+                    side = 512 if label == "ai" else 480 + index
+                    quality = {"quality": 96} if label == "nature" else {}
+                    write_image(root / path, noise(rng, side, side), **quality)
+                    source = "nature" if label == "nature" else generator
+                    rows.append((path.as_posix(), source, index % 2, mode, side, side, 96 if quality else ""))
+    columns = ["path", "generator", "class", "mode", "width", "height", "compression_rate"]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "metadata.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that has what each experiment config looks for."""
+    root = tmp_path_factory.mktemp("data")
+    write_genimage(root / "genimage")
+    rng = np.random.default_rng(1)
+    for folder in ("cifake/REAL/cat", "cifake/FAKE/cat"):
+        for index in range(10):
+            write_image(root / folder / f"{index}.jpg", noise(rng, 32, 32))
+    for folder in ("faces_ffhq_real", "faces_gan_512"):
+        for index in range(10):
+            write_image(root / folder / f"{index}.jpg", noise(rng, 300, 300))
+    return root
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: "/".join(path.relative_to(ROOT / "configs").parts))
+def test_experiment_config_steps(config, data_root, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(data_root))
+    small = ["--data.batch_size=2", "--data.num_workers=0", "--data.cache_images=false"]
+    if config.parent.name == "demo":
+        small += ["--data.root=world", "--data.train=24", "--data.val=6"]
+    cli = main(["fit", "-c", str(config), *CPU, *small, "--trainer.fast_dev_run=1"])
+    assert cli.trainer.global_step == 1
+    assert np.isfinite(float(cli.trainer.callback_metrics["train/loss"]))
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_config_says_what_it_is_and_survives_a_round_trip(config, capsys, tmp_path):
+    text = config.read_text()
+    assert text.startswith("#"), "a config starts with what it does, on which data, its cost and the figure to expect"
+    printed = []
+    for source in (config, tmp_path / "printed.yaml"):
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", "-c", str(source), "--print_config"])
+        assert stop.value.code == 0
+        printed.append(re.sub(r"(?m)^#.*\n", "", capsys.readouterr().out))
+        (tmp_path / "printed.yaml").write_text(printed[0])
+    assert printed[0] == printed[1]
+    content = yaml.safe_load(printed[0])
+    assert content["experiment"] != "default"
+
+
+def test_full_size_networks_are_those_of_the_paper():
+    """Fake or JPEG?: 23.5 M and 27.5 M parameters of ResNet-50 and Swin-T with two outputs."""
+    from lightning_modules import ImageDetector
+
+    def millions(detector):
+        return sum(parameter.numel() for parameter in detector.backbone.parameters()) / 1e6
+
+    assert millions(ImageDetector("resnet50")) == pytest.approx(23.5, abs=0.05)
+    assert millions(ImageDetector("swin_tiny_patch4_window7_224", image_size=224)) == pytest.approx(27.5, abs=0.05)
