@@ -45,6 +45,8 @@ class ImageDataModule(LightningDataModule):
         seed: seed of splits and of the order of training images (together with ``seed_everything``).
         augmentation: random changes of training images on the device.
         augmented_views: further versions of each training image, for consistency losses.
+        crop_size: side of the square that workers hand over for training, before the pipeline on the device brings it
+            to ``image_size``; ``image_size`` by default.
     """
 
     train_set: Dataset[Any]
@@ -59,6 +61,7 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
         augmentation: Augmentation | None = None,
         augmented_views: int = 0,
+        crop_size: int | None = None,
     ) -> None:
         super().__init__()
         if image_size < 1 or batch_size < 1:
@@ -69,7 +72,14 @@ class ImageDataModule(LightningDataModule):
         self.seed = seed
         self.augmented_views = augmented_views
         augmentation = augmentation or Augmentation()
-        self.train_pipeline: nn.Module = train_pipeline(augmentation, image_size, with_views=augmented_views > 0)
+        self.crop_size = crop_size or image_size
+        if self.crop_size < image_size:
+            raise ValueError(
+                f"data.crop_size={crop_size} is smaller than data.image_size={image_size}; raise the one or "
+                "lower the other."
+            )
+        with_views = augmented_views > 0
+        self.train_pipeline: nn.Module = train_pipeline(augmentation, image_size, self.crop_size, with_views)
         self.view_pipeline: nn.Module = view_pipeline(augmentation)
         self.eval_pipeline: nn.Module = eval_pipeline(image_size)
         self.test_sets: dict[str, Dataset[Any]] = {}

@@ -49,8 +49,6 @@ class RealFakeDataModule(ImageDataModule):
             fakes re-saved as JPEG of that quality.
         val_fraction: share of the images without a given split that become validation images.
         test_fraction: share that becomes test images.
-        crop_size: side of the square that workers hand over for training, before the pipeline on the device brings it
-            to ``image_size``; ``image_size`` by default.
         crop: how workers cut training images: ``random``, ``center``, or ``resized`` (a random part of 8 % to all of
             the area, resized to ``crop_size``).
         eval_resize: side to which the short side of evaluated images is resized before the centre crop.
@@ -80,7 +78,6 @@ class RealFakeDataModule(ImageDataModule):
         test_fake_qualities: tuple[int | None, ...] = (None,),
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
-        crop_size: int | None = None,
         crop: Literal["random", "center", "resized"] = "random",
         eval_resize: int | None = None,
         small_images: Literal["refuse", "pad", "drop"] = "refuse",
@@ -109,12 +106,6 @@ class RealFakeDataModule(ImageDataModule):
         self.real_folders, self.fake_folders = real_folders, fake_folders
         self.test_fake_qualities = test_fake_qualities
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.crop_size = crop_size or self.image_size
-        if self.crop_size < self.image_size:
-            raise ValueError(
-                f"data.crop_size={self.crop_size} is smaller than data.image_size={self.image_size}; raise the one or "
-                "lower the other."
-            )
         self.crop, self.eval_resize = crop, eval_resize
         self.small_images, self.on_corrupt, self.verify_pixels = small_images, on_corrupt, verify_pixels
         if common_size is not None and common_size < self.crop_size:

@@ -47,7 +47,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_genimage(root / "genimage")
     rng = np.random.default_rng(1)
     for folder in ("cifake/REAL/cat", "cifake/FAKE/cat"):
-        for index in range(10):
+        for index in range(40):
             write_image(root / folder / f"{index}.jpg", noise(rng, 32, 32))
     for folder in ("faces_ffhq_real", "faces_gan_512"):
         for index in range(10):

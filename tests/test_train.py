@@ -226,7 +226,7 @@ def wandb_records(file: Path) -> list:
 
     data, position, pending, records = file.read_bytes(), 7, b"", []  # 7 bytes of file header
     while position + 7 <= len(data):
-        # LevelDB's log format: blocks of 32 KiB; chunks of checksum, length and kind (1 full, 2 first, 3 middle, 4 last)
+        # LevelDB's log format: blocks of 32 KiB of chunks with checksum, length and kind (1 full, 4 last, others go on)
         if position % 32768 > 32768 - 7:
             position += 32768 - position % 32768
             continue

@@ -53,7 +53,8 @@ class _World:
         """Everything the files depend on, in the types that JSON gives back."""
         recipes = {name: [GENERATORS[name].size, GENERATORS[name].strength] for name in self.train}
         everything = {**asdict(self), "generators": recipes, "camera": asdict(Camera()), "version": _WORLD_VERSION}
-        return json.loads(json.dumps(everything))
+        plain: dict[str, object] = json.loads(json.dumps(everything))
+        return plain
 
 
 @dataclass(frozen=True)

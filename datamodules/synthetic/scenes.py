@@ -81,7 +81,7 @@ class Camera:
         noise *= np.array(self.gains, dtype=np.float32)
         noise *= np.sqrt(self.shot * np.maximum(light, 0.0) + self.read**2, dtype=np.float32)
         exposed = np.clip(light + noise, 0.0, 1.0)
-        return np.rint(255.0 * exposed ** np.float32(1.0 / self.gamma)).astype(np.uint8)
+        return np.asarray(np.rint(255.0 * exposed ** np.float32(1.0 / self.gamma)), dtype=np.uint8)
 
 
 def power_law_texture(slope: float, rng: np.random.Generator, side: int = _TEXTURE_SIDE) -> FloatArray:
@@ -127,13 +127,13 @@ def render_scene(height: int, width: int, scene_class: SceneClass, rng: np.rando
     visible = (np.abs(y - height / 2) < height / 2 + radii) & (np.abs(x - width / 2) < width / 2 + radii)
     for radius, centre_y, centre_x in np.stack((radii, y, x), axis=1)[visible].tolist():
         _draw_shape(canvas, (centre_y, centre_x), radius, scene_class, textures, rng)
-    return np.clip(canvas * _illumination(height, width, rng), 0.0, 1.0)
+    return np.asarray(np.clip(canvas * _illumination(height, width, rng), 0.0, 1.0), dtype=np.float32)
 
 
 def _draw_radii(count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Radii with density r^-2.5 between the bounds, by inversion; at r^-3 dead leaves look alike at any zoom."""
     low, high = _RADII[0] ** -1.5, _RADII[1] ** -1.5
-    return (low + rng.random(count) * (high - low)) ** (-1.0 / 1.5)
+    return np.asarray((low + rng.random(count) * (high - low)) ** (-1.0 / 1.5))
 
 
 def _colour(scene_class: SceneClass, rng: np.random.Generator) -> FloatArray:
@@ -147,7 +147,7 @@ def _tile(texture: FloatArray, top: int, left: int, height: int, width: int) -> 
     """Cut ``(height, width)`` from a periodic texture."""
     rows = np.arange(top, top + height) % texture.shape[0]
     columns = np.arange(left, left + width) % texture.shape[1]
-    return texture[rows[:, None], columns[None, :]]
+    return np.asarray(texture[rows[:, None], columns[None, :]])
 
 
 def _paint(colour: FloatArray, texture: FloatArray, contrast: float) -> FloatArray:

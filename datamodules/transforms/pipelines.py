@@ -63,12 +63,15 @@ class GroupedRandAugment(nn.Module):
         return torch.cat([self.augment(part) for part in x.split(self.group)]).clamp(0, 1)
 
 
-def train_pipeline(augmentation: Augmentation, image_size: int, with_views: bool = False) -> nn.Sequential:
+def train_pipeline(
+    augmentation: Augmentation, image_size: int, crop_size: int | None = None, with_views: bool = False
+) -> nn.Sequential:
     """Pipeline of training batches.
 
     Args:
         augmentation: what to do.
         image_size: side of the output.
+        crop_size: side of the input where it is known; no crop is made if it is the output's.
         with_views: leave RandAugment and erasing to :func:`view_pipeline`.
 
     Returns:
@@ -82,7 +85,7 @@ def train_pipeline(augmentation: Augmentation, image_size: int, with_views: bool
         steps.append(
             K.RandomResizedCrop(size, scale=augmentation.resized_crop, ratio=(3 / 4, 4 / 3), cropping_mode="slice")
         )
-    else:
+    elif crop_size != image_size or augmentation.padding:
         padding = augmentation.padding or None
         steps.append(K.RandomCrop(size, padding=padding, padding_mode="reflect", cropping_mode="slice"))
     if augmentation.flip:

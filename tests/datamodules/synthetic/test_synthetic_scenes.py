@@ -1,5 +1,7 @@
 """Scenes and camera: statistics of photographs, noise of the stated variance."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ def amplitude_slope(pictures, low=0.03, high=0.35):
     power = np.mean([np.abs(np.fft.fft2((p - p.mean()) * window)) ** 2 for p in pictures], axis=0)
     radius = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None, :])
     edges = np.geomspace(low, high, 12)
-    rings = [(radius >= a) & (radius < b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    rings = [(radius >= a) & (radius < b) for a, b in itertools.pairwise(edges)]
     centres = [np.log(radius[ring]).mean() for ring in rings]
     return np.polyfit(centres, [0.5 * np.log(power[ring].mean()) for ring in rings], 1)[0]
 
