@@ -68,16 +68,16 @@ class CrossGeneratorMatrix(Callback):
         stem = f"{_STEM}_{condition}" if condition else _STEM
         folder = self.folder or directory
         matrix = _add_row(folder / f"{stem}.csv", row)
-        title = f"{self.metric.replace('_', ' ')} in %" + (f", fakes {condition}" if condition else "")
+        title = f"{self.metric.replace('_', ' ')} in %" + (f", fakes as {condition}" if condition else "")
         log_table(trainer, folder, stem, matrix)
-        log_figure(trainer, folder, stem, draw_matrix(matrix, title))
+        log_figure(trainer, folder, stem, draw_matrix(matrix, f"{folder.name}: {title}" if self.folder else title))
         lines = [f"Cross-generator {title}:\n{matrix.round(1).to_string()}", _means(matrix)]
         base = self.base / f"{stem}.csv" if self.base else None
         if base is not None and base.is_file():
             difference = matrix - read_matrix(base).reindex(index=matrix.index, columns=matrix.columns)
             log_table(trainer, folder, f"{stem}_difference", difference)
             if difference.notna().any(axis=None):
-                picture = draw_matrix(difference, f"difference of {title}", signed=True)
+                picture = draw_matrix(difference, f"difference to {base.parent.name}: {title}", signed=True)
                 log_figure(trainer, folder, f"{stem}_difference", picture)
                 lines += [f"Difference to {self.base}:\n{difference.round(1).to_string()}", _means(difference)]
         rank_zero_info("\n".join(lines))

@@ -149,7 +149,7 @@ class ImageDataModule(LightningDataModule):
         Returns:
             A matplotlib figure, not shown.
         """
-        images = as_float(batch["image"]).permute(0, 2, 3, 1).cpu()
+        images = as_float(batch["image"]).permute(0, 2, 3, 1).cpu().numpy()
         rows = -(-len(images) // columns)
         figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
         for index, (axes, image) in enumerate(

@@ -55,7 +55,7 @@ class RealFakeDataModule(ImageDataModule):
         small_images: what to do with images smaller than the crop: ``refuse`` to run, ``pad`` by reflection, ``drop``.
         on_corrupt: ``skip`` unreadable files and list them in a report, or ``raise``.
         verify_pixels: decode every file during the scan, so that damage shows before training.
-        cache_images: keep decoded training and validation images in memory.
+        cache_images: decode all images at the start, in parallel, and keep them in memory.
         cache_dir: folder of the scan's cache; ``~/.cache/truelight`` by default.
         predict_root: folder of images for ``predict``.
         kwargs: as for :class:`ImageDataModule`.
@@ -196,7 +196,7 @@ class RealFakeDataModule(ImageDataModule):
                 if quality is not None:
                     preparation = replace(preparation, quality=quality)
                 label = name if quality is None else f"{name}@jpeg{quality}"
-                self.test_sets[label] = self._dataset(rows, preparation)
+                self.test_sets[label] = self._dataset(rows, preparation, self.cache_images)
 
     def _preparation(self, crop_size: int, **kwargs: Any) -> Preparation:
         """What all stages share: the common size and, where reals are re-encoded too, the common codec."""

@@ -58,7 +58,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: "/".join(path.relative_to(ROOT / "configs").parts))
 def test_experiment_config_steps(config, data_root, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", str(data_root))
-    small = ["--data.batch_size=2", "--data.num_workers=0", "--data.cache_images=false"]
+    small = ["--data.batch_size=2", "--data.num_workers=0", "--data.cache_images=false", "--data.val_fraction=0.3"]
     if config.parent.name == "demo":
         small += ["--data.root=world", "--data.train=24", "--data.val=6"]
     cli = main(["fit", "-c", str(config), *CPU, *small, "--trainer.fast_dev_run=1"])

@@ -27,7 +27,8 @@ class Augmentation:
         flip: probability of a horizontal flip.
         erasing: probability of erasing a rectangle.
         blur: probability of a Gaussian blur with sigma in [0.1, 2].
-        noise: probability of Gaussian noise with deviation 0.02.
+        noise: largest deviation of Gaussian noise, pixels being in [0, 1]; each image draws its own from [0, noise].
+        brightness: largest relative change of brightness and of contrast; each image draws its own.
         rescale: probability of scaling an image by a factor in [0.5, 1.5] and cropping it back.
         rand_augment: magnitude of RandAugment in (0, 10), two operations; 0 switches it off. On images it acts after
             the crop; with ``augmented_views`` it acts on the views only, as does ``erasing``.
@@ -39,8 +40,26 @@ class Augmentation:
     erasing: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
+    brightness: float = 0.0
     rescale: float = 0.0
     rand_augment: float = 0.0
+
+
+class RandomNoise(nn.Module):
+    """Gaussian noise whose deviation differs from image to image; kornia's has one deviation for all.
+
+    Args:
+        most: largest deviation; each image draws its own uniformly in [0, most].
+    """
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add noise to images ``(B, 3, H, W)`` in [0, 1]."""
+        deviation = self.most * torch.rand(len(x), 1, 1, 1, device=x.device)
+        return (x + deviation * torch.randn_like(x)).clamp(0, 1)
 
 
 class GroupedRandAugment(nn.Module):
@@ -93,7 +112,10 @@ def train_pipeline(
     if augmentation.blur:
         steps.append(K.RandomGaussianBlur((9, 9), (0.1, 2.0), p=augmentation.blur))
     if augmentation.noise:
-        steps.append(K.RandomGaussianNoise(std=0.02, p=augmentation.noise))
+        steps.append(RandomNoise(augmentation.noise))
+    if augmentation.brightness:
+        reach = (1 - augmentation.brightness, 1 + augmentation.brightness)
+        steps.append(K.ColorJiggle(brightness=reach, contrast=reach, p=1.0))
     if not with_views:
         steps.extend(_strong_steps(augmentation))
     return nn.Sequential(*steps)
