@@ -63,6 +63,7 @@ def ours(root: Path, workers: int, batch: int, fake_quality: int | None) -> Call
     def run() -> int:
         seen = 0
         for item in loader:
+            item = data.on_before_batch_transfer(item, 0)
             item["image"] = item["image"].to(device, non_blocking=True)
             seen += len(data.on_after_batch_transfer(item, 0)["image"])
         return seen

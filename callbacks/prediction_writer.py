@@ -33,11 +33,12 @@ class PredictionWriter(Callback):
     def __init__(self, sheet: int = 48) -> None:
         self.sheet = sheet
         self._rows: list[pd.DataFrame] = []
+        self._shown = pd.DataFrame()
         self._pictures: dict[str, np.ndarray] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier run."""
-        self._rows, self._pictures = [], {}
+        self._rows, self._shown, self._pictures = [], pd.DataFrame(), {}
 
     def on_predict_batch_end(
         self,
@@ -53,11 +54,12 @@ class PredictionWriter(Callback):
             raise TypeError(f"PredictionWriter needs {type(pl_module).__name__}.predict_step to return a `path`.")
         rows = _table(outputs)
         self._rows.append(rows)
+        self._shown = _least_certain(pd.concat([self._shown, rows]), self.sheet)
+        new = set(self._shown["path"]) - self._pictures.keys()
         for path, image in zip(batch["path"], batch["image"], strict=True):
-            self._pictures[path] = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        if len(self._pictures) > 2 * self.sheet:
-            keep = _least_certain(pd.concat(self._rows), self.sheet)["path"]
-            self._pictures = {path: self._pictures[path] for path in keep if path in self._pictures}
+            if path in new:
+                self._pictures[path] = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        self._pictures = {path: self._pictures[path] for path in self._shown["path"]}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all ranks and write."""
@@ -102,8 +104,10 @@ def _table(outputs: dict[str, Any]) -> pd.DataFrame:
 
 
 def _least_certain(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The rows nearest to even odds; the first ones where there is no probability."""
     if "probability" in table:
-        table = table.assign(_margin=(table["probability"] - 0.5).abs()).sort_values(["_margin", "path"])
+        margin = (table["probability"] - 0.5).abs()
+        table = table.iloc[np.lexsort((table["path"], margin))]
     return table.head(count)
 
 

@@ -122,17 +122,23 @@ class ImageDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Take the batch's seed, that of its first sample, while it can be read without waiting for the device."""
+        if isinstance(seeds := batch.get("seed"), Tensor):
+            batch["seed"] = int(seeds[0])
+        return batch
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Run the pipeline on the device; its random draws come from the batch's own seed."""
-        seeds = batch.pop("seed", None)
+        seed = batch.pop("seed", None)
         images = as_float(batch["image"])
         if self.trainer is None or not self.trainer.training:
             batch["image"] = self.eval_pipeline(images)
             return batch
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
-            if seeds is not None:
-                torch.manual_seed(int(seeds[0]))
+            if seed is not None:
+                torch.manual_seed(int(seed))
             batch["image"] = images = self.train_pipeline(images)
             if self.augmented_views:
                 views = [self.view_pipeline(images) for _ in range(self.augmented_views)]

@@ -84,9 +84,11 @@ class ManifestDataset(Dataset[dict[str, Any]]):
     def __init__(self, manifest: pd.DataFrame, root: Path, preparation: Preparation, cached: bool = False) -> None:
         self.root = root
         self.preparation = preparation
-        self.paths = manifest["path"].astype(str).tolist()
-        self.labels = manifest["label"].astype(int).tolist()
-        self.generators = manifest["generator"].astype(str).tolist()
+        # Arrays, not lists of strings: forked workers would copy every object that they touch.
+        self._paths = np.array([str(path).encode() for path in manifest["path"]])
+        self.labels = manifest["label"].to_numpy(np.int64)
+        generators = manifest["generator"].astype("category").cat
+        self._generator_names, self._generator_codes = generators.categories.tolist(), generators.codes.to_numpy()
         self.images: list[Pixels] | None = None
         if cached:
             with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
@@ -94,29 +96,35 @@ class ManifestDataset(Dataset[dict[str, Any]]):
                 self.images = list(pool.map(self._decode, numbers))
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of all samples, relative to the root."""
+        return [path.decode() for path in self._paths]
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
         """One sample; its random choices follow from the draw's seed."""
         index, seed = draw if isinstance(draw, tuple) else (draw, draw)
         rng = np.random.default_rng(seed)
+        label, path = int(self.labels[index]), self._paths[index].decode()
         image = self.images[index] if self.images is not None else self._decode(index)
         if self.preparation.quality_shares is not None:  # a fresh draw at each access
-            image = self.preparation.align(image, self.labels[index], rng)
+            image = self.preparation.align(image, label, rng)
         image = self.preparation.cut(image, rng)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "label": self.labels[index],
-            "path": self.paths[index],
-            "generator": self.generators[index],
+            "label": label,
+            "path": path,
+            "generator": self._generator_names[self._generator_codes[index]],
             "seed": seed,
         }
 
     def _decode(self, index: int) -> Pixels:
-        image = decode_image(self.root / self.paths[index])
+        image = decode_image(self.root / self._paths[index].decode())
         if self.preparation.quality_shares is not None:
             return image
-        return self.preparation.align(image, self.labels[index], np.random.default_rng(0))
+        return self.preparation.align(image, int(self.labels[index]), np.random.default_rng(0))
 
 
 def _resized_crop(image: Pixels, size: int, rng: np.random.Generator) -> Pixels:

@@ -35,7 +35,7 @@ def test_batches_keep_the_contract(real_fake_root):
     data = ready(RealFakeDataModule(root=str(real_fake_root), image_size=32, batch_size=8, num_workers=0))
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].dtype == torch.uint8  # on its way; the device makes it float
-    batch = data.on_after_batch_transfer(batch, 0)
+    batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)
     assert batch["image"].shape == (8, 3, 32, 32)
     assert batch["image"].dtype == torch.float32
     assert 0 <= batch["image"].min() < batch["image"].max() <= 1
@@ -111,7 +111,9 @@ def test_device_pipeline_is_seeded_by_the_batch(real_fake_root, monkeypatch):
     images = torch.rand(4, 3, 24, 24)
 
     def run(seed):
-        return data.on_after_batch_transfer({"image": images.clone(), "seed": torch.tensor([seed] * 4)}, 0)
+        return data.on_after_batch_transfer(
+            data.on_before_batch_transfer({"image": images.clone(), "seed": torch.tensor([seed] * 4)}, 0), 0
+        )
 
     state = torch.get_rng_state()
     first, again, other = run(1), run(1), run(2)
@@ -128,7 +130,7 @@ def test_device_pipeline_is_seeded_by_the_batch(real_fake_root, monkeypatch):
 def test_evaluation_crops_the_centre_and_nothing_else(real_fake_root):
     data = ready(RealFakeDataModule(root=str(real_fake_root), image_size=32, batch_size=4, num_workers=0), "test")
     (loader,) = data.test_dataloader().values()
-    batch = data.on_after_batch_transfer(next(iter(loader)), 0)
+    batch = data.on_after_batch_transfer(data.on_before_batch_transfer(next(iter(loader)), 0), 0)
     expected = np.asarray(Image.open(real_fake_root / batch["path"][0]))[4:36, 8:40]
     np.testing.assert_array_equal((batch["image"][0] * 255).round().byte().permute(1, 2, 0), expected)
 
@@ -251,7 +253,7 @@ def test_constrained_selection_takes_reals_of_all_folders_and_aligns_fakes(genim
     }
     assert reals == {"ADM", "BigGAN"}
     assert data.train_set.preparation.quality == data.val_set.preparation.quality == 96
-    assert data.train_set.labels.count(0) == data.train_set.labels.count(1)
+    assert (data.train_set.labels == 0).sum() == (data.train_set.labels == 1).sum()
     data.setup("test")
     assert list(data.test_sets) == ["ADM", "ADM@jpeg96", "BigGAN", "BigGAN@jpeg96"]
     assert data.test_sets["ADM"].preparation.quality is None  # the published matrices are on unmodified files
