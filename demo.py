@@ -1,13 +1,16 @@
 """What ``make demo`` runs: raw and constrained detectors on the procedural GenImage, their matrices and a verdict.
 
 Everything goes through the command line of ``train.py``, called in process; each command is printed, so that it can
-be run alone.
+be run alone. Further arguments are passed on to each: ``python demo.py --trainer.max_epochs 30``.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from train import TrueLightCLI, main
 TRAINED_ON = ("nearest", "bilinear")
 REGIMES = ("raw", "constrained")
 OUT = Path("runs/demo")
+CONFIGS = Path(os.path.relpath(Path(__file__).resolve().parent / "configs" / "demo"))
 CONDITIONS = {"as they are": "", "saved as JPEG 96": "@jpeg96"}
 
 
@@ -30,26 +34,27 @@ def command(*arguments: str) -> TrueLightCLI:
     return main(list(arguments))
 
 
-def run_detector(regime: str, generator: str, out: Path) -> tuple[TrueLightCLI, list[dict[str, object]]]:
+def run_detector(regime: str, generator: str, extra: Sequence[str]) -> tuple[TrueLightCLI, list[dict[str, object]]]:
     """Train one detector and test it on all generators, with fakes as they are and re-saved.
 
     Args:
         regime: ``raw`` or ``constrained``.
         generator: training generator.
-        out: folder of the regime's matrices.
+        extra: further arguments.
 
     Returns:
         The finished test run, and one row for each condition: TPR and TNR on the training generator's own test
         images, in %.
     """
-    common = ["-c", f"configs/demo/{regime}.yaml", f"--data.train_generators=[{generator}]"]
+    common = ["-c", str(CONFIGS / f"{regime}.yaml"), f"--data.train_generators=[{generator}]"]
     common += [f"--experiment=demo/{regime}_{generator}"]
     if regime == "constrained":
         common += [f"--data.size_window={list(GENERATORS[generator].size_window)}"]
+    common += extra
     command("fit", *common)
     base = [f"--trainer.callbacks.base={OUT / 'raw'}"] if regime == "constrained" else []
     matrix = ["--trainer.callbacks+=CrossGeneratorMatrix", f"--trainer.callbacks.trained_on={generator}"]
-    cli = command("test", "--verbose=false", *common, *matrix, f"--trainer.callbacks.folder={out}", *base)
+    cli = command("test", "--verbose=false", *common, *matrix, f"--trainer.callbacks.folder={OUT / regime}", *base)
     metrics = cli.trainer.callback_metrics
     return cli, [
         {
@@ -91,7 +96,7 @@ def draw_shortcut(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def run() -> None:
+def run(extra: Sequence[str] = ()) -> None:
     """Train, test, draw, and print where everything is."""
     start = time.perf_counter()
     OUT.mkdir(parents=True, exist_ok=True)
@@ -101,7 +106,7 @@ def run() -> None:
     rows: list[dict[str, object]] = []
     for regime in REGIMES:
         for generator in TRAINED_ON:
-            cli, measured = run_detector(regime, generator, OUT / regime)
+            cli, measured = run_detector(regime, generator, extra)
             rows += measured
     draw_world(cli.datamodule).savefig(OUT / "world.png", dpi=110)
     table = pd.DataFrame(rows)
@@ -118,4 +123,6 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run()
+    arguments = sys.argv[1:]
+    sys.argv = sys.argv[:1]
+    run(arguments)

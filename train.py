@@ -10,6 +10,7 @@ import difflib
 import inspect
 import re
 import sys
+import traceback
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -267,10 +268,14 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
 
 
 def console() -> None:
-    """Run the command line; mistakes in the data's layout end it with their message alone."""
+    """Run the command line; a mistake that our own code refuses ends it with the message alone, no traceback."""
     try:
         main()
-    except (datamodules.ManifestError, datamodules.SelectionError) as error:
+    except (OSError, TypeError, ValueError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        ours = Path(last.filename).is_relative_to(Path(__file__).parent) and ".venv" not in last.filename
+        if not ours or not (last.line or "").startswith("raise"):
+            raise
         sys.exit(f"error: {error}")
 
 
