@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import pickle
 import re
+import shutil
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import callbacks
 import datamodules
@@ -76,7 +80,7 @@ class TrueLightCLI(LightningCLI):
             return
         root = Path(config.runs) / config.experiment
         resumed = self._resolve_checkpoint(config, root)
-        if "ckpt_path" in config:
+        if self.subcommand not in (None, "fit"):
             record.ckpt_path = config.ckpt_path
         # A resumed fit goes on in its own directory, so that "best" still means the best of all its epochs.
         suffix = "" if self.subcommand in (None, "fit") else f"-{self.subcommand}"
@@ -116,8 +120,29 @@ class TrueLightCLI(LightningCLI):
             raise SystemExit(f"error: ckpt_path: {wanted!r} is neither a file nor one of last, best.")
         config.ckpt_path = wanted
         rank_zero_info(f"Checkpoint: {wanted or 'none'}")
-        in_run = wanted and Path(wanted).parent.name == "checkpoints"
-        return Path(wanted).parent.parent if fitting and in_run else None
+        own = wanted and root.resolve() in Path(wanted).resolve().parents and Path(wanted).parent.name == "checkpoints"
+        return Path(wanted).parent.parent if fitting and own else None
+
+    def instantiate_classes(self) -> None:
+        """Build everything."""
+        with self._no_empty_run_left():
+            super().instantiate_classes()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self._no_empty_run_left():
+            super()._run_subcommand(subcommand)
+
+    @contextmanager
+    def _no_empty_run_left(self) -> Iterator[None]:
+        """Remove the directory of a run that fails before its config or a report was written."""
+        try:
+            yield
+        except BaseException:
+            run = self.run_directory
+            first_rank = getattr(rank_zero_only, "rank", None) in (None, 0)
+            if run and first_rank and not any(run.glob("*.yaml")) and not any(run.glob("*.csv")):
+                shutil.rmtree(run, ignore_errors=True)
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; without a checkpoint callback in the config, keep the best and the last epoch."""
@@ -133,10 +158,12 @@ class TrueLightCLI(LightningCLI):
                 "save_on_train_epoch_end": True,  # from there a resumed run repeats an uninterrupted one
             }
             # Lightning's save_last=True writes last.ckpt only in epochs that improve the monitored metric.
-            kept = [ModelCheckpoint(filename="last", **common)]
-            if monitor:
-                kept.append(ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common))
+            # The best is saved first, so that last.ckpt knows its score when a run resumes.
+            kept = [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
+            kept.append(ModelCheckpoint(filename="last", **common))
             kwargs["callbacks"] = [*configured, *kept]
+        if self.subcommand == "predict" and not any(isinstance(c, callbacks.PredictionWriter) for c in configured):
+            kwargs["callbacks"] = [*configured, callbacks.PredictionWriter()]
         trainer = super().instantiate_trainer(**kwargs)
         if self.run_directory:
             rank_zero_info(f"Run directory: {self.run_directory}")
@@ -148,7 +175,16 @@ def explain_parse_error(message: str) -> str | None:
     explained = re.search(r".*(?:is not a known class|has no option).*", message)
     if explained:  # by the parser of a nested class
         return explained[0].strip()
-    owner = re.search(r".*Problem with given class_path '([^']+)'", message, re.DOTALL)  # the innermost
+    missing = re.search(r"(?:arguments are required: \S*?|[Kk]ey \")(model|data)\"?(?: is required|\s|$)", message)
+    if missing and "required" in message:
+        key = missing[1]
+        return (
+            f"{key} is missing: give --{key} CLASS or a config that names one. Known: {', '.join(_known_classes(key))}."
+        )
+    # The innermost class: that of a nested optimiser stands after the option, that of a module before it.
+    owner = re.search(r"not accepted\. Got value: Namespace\(class_path='([^']+)'", message) or re.search(
+        r".*Problem with given class_path '([^']+)'", message, re.DOTALL
+    )
     option = re.search(r"Option '([^']+)' is not accepted", message)
     if owner and option:
         accepted = _options(_import(owner[1]))
@@ -166,7 +202,9 @@ def explain_parse_error(message: str) -> str | None:
         )
     value = re.search(r"(Expected [^\n]*?)\.? Got value: ([^\n]*)", message)
     if owner and value and len(keys) > 1:
-        return f"{'.'.join(keys)}: {value[1][0].lower() + value[1][1:]}, got {value[2]!r}."
+        expected = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", value[1])
+        expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", expected)
+        return f"{'.'.join(keys)}: {expected[0].lower() + expected[1:]}, got {value[2]!r}."
     return None
 
 
@@ -248,6 +286,9 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
         warnings.filterwarnings(
             "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated"
         )  # Lightning's own
+        warnings.filterwarnings(
+            "ignore", message=r"The number of training batches .* is smaller than the logging interval"
+        )
         warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used to create")
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
         return TrueLightCLI(
@@ -258,7 +299,7 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
-            trainer_defaults={"logger": DEFAULT_LOGGERS, "callbacks": [SeedPerRank()]},
+            trainer_defaults={"logger": DEFAULT_LOGGERS, "callbacks": [SeedPerRank()], "log_every_n_steps": 10},
             parser_class=FriendlyParser,
             parser_kwargs={"parser_mode": "omegaconf+"},
             auto_configure_optimizers=False,
@@ -271,12 +312,17 @@ def console() -> None:
     """Run the command line; a mistake that our own code refuses ends it with the message alone, no traceback."""
     try:
         main()
-    except (OSError, TypeError, ValueError) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # what a constructor raises comes wrapped
+            cause = cause.__cause__
+        last = traceback.extract_tb(cause.__traceback__)[-1]
         ours = Path(last.filename).is_relative_to(Path(__file__).parent) and ".venv" not in last.filename
         if not ours or not (last.line or "").startswith("raise"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {cause.args[0] if cause.args else cause}")
+    except pickle.UnpicklingError as error:
+        sys.exit(f"error: ckpt_path: the file is no checkpoint of plain tensors: {str(error).splitlines()[0]}")
 
 
 if __name__ == "__main__":

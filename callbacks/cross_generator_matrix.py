@@ -52,13 +52,15 @@ class CrossGeneratorMatrix(Callback):
         """Write the matrix, the means and the pictures."""
         directory = run_directory(trainer)
         loaders = trainer.test_dataloaders
-        if not isinstance(loaders, dict) or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        if not isinstance(loaders, dict) or getattr(trainer, "fast_dev_run", False):
             return
         metrics = trainer.callback_metrics
         keys = {name: f"test/{name}/{self.metric}" if len(loaders) > 1 else f"test/{self.metric}" for name in loaders}
         missing = [key for key in keys.values() if key not in metrics]
         if missing:
             raise KeyError(f"CrossGeneratorMatrix.metric={self.metric!r}: the module does not log {missing[0]!r}.")
+        if not trainer.is_global_zero:
+            return
         cells = {name: 100 * float(metrics[key]) for name, key in keys.items()}
         for condition in dict.fromkeys(name.partition("@")[2] for name in cells):
             row = {name.partition("@")[0]: v for name, v in cells.items() if name.partition("@")[2] == condition}

@@ -27,7 +27,7 @@ class PredictionWriter(Callback):
     ``verdict`` and ``verdict_names``, where present, become words and colours.
 
     Args:
-        sheet: most images on the contact sheet; those nearest to even odds come first. 0 draws none.
+        sheet: most images on the contact sheet; those nearest to the unsure band come first. 0 draws none.
     """
 
     def __init__(self, sheet: int = 48) -> None:
@@ -104,9 +104,9 @@ def _table(outputs: dict[str, Any]) -> pd.DataFrame:
 
 
 def _least_certain(table: pd.DataFrame, count: int) -> pd.DataFrame:
-    """The rows nearest to even odds; the first ones where there is no probability."""
-    if "probability" in table:
-        margin = (table["probability"] - 0.5).abs()
+    """The rows nearest to the middle of the unsure band; the first ones where there is none."""
+    if {"score", "unsure_below", "unsure_above"} <= set(table.columns):
+        margin = (table["score"] - (table["unsure_below"] + table["unsure_above"]) / 2).abs()
         table = table.iloc[np.lexsort((table["path"], margin))]
     return table.head(count)
 

@@ -53,3 +53,4 @@ class SeedPerRank(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the streams of the run that wrote the checkpoint."""
         self.seed = state_dict["seed"]
+        os.environ["PL_GLOBAL_SEED"] = str(self.seed)  # from which samplers take theirs

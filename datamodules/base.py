@@ -66,6 +66,8 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         if image_size < 1 or batch_size < 1:
             raise ValueError(f"data.image_size={image_size} and data.batch_size={batch_size} must be at least 1.")
+        if seed < 0:
+            raise ValueError(f"data.seed={seed} must not be negative.")
         self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = _available_cores() if num_workers is None else num_workers
@@ -102,8 +104,17 @@ class ImageDataModule(LightningDataModule):
         return self.loader(self.predict_set)
 
     def loader(self, dataset: Dataset[Any], shuffle: bool = False, drop_last: bool = False) -> DataLoader[Any]:
-        """Loader over this process's share of a data set."""
+        """Loader over this process's share of a data set.
+
+        Raises:
+            ValueError: if there are fewer images than processes.
+        """
         trainer = self.trainer
+        if trainer is not None and len(dataset) < trainer.world_size:  # type: ignore[arg-type]
+            raise ValueError(
+                f"{len(dataset)} images cannot be shared by {trainer.world_size} processes; "  # type: ignore[arg-type]
+                "lower trainer.devices."
+            )
         sampler = SeededSampler(
             dataset,
             shuffle=shuffle,

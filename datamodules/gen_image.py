@@ -103,18 +103,19 @@ def read_genimage_metadata(csv: Path) -> pd.DataFrame:
     Raises:
         ManifestError: if columns are missing or a path has not GenImage's form.
     """
-    table = pd.read_csv(csv)
+    if not csv.is_file():
+        raise ManifestError(f"data.metadata={csv} does not exist.")
+    table = pd.read_csv(csv, dtype={"class": "string"})
     missing = {"path", "generator", "class", "mode"} - set(table.columns)
     if missing:
         raise ManifestError(f"{csv} lacks the columns {sorted(missing)}; it is not GenImage's metadata.csv.")
     rows = []
-    for line, record in enumerate(table.itertuples(index=False), start=2):
-        row = _parse(str(record.path))
+    classes = table["class"].astype(object).where(table["class"].notna(), None)
+    for line, (path, content) in enumerate(zip(table["path"].astype(str), classes, strict=True), start=2):
+        row = _parse(path)
         if row is None:
-            raise ManifestError(
-                f"{csv}, line {line}: {record.path!r} is not <generator>/.../(train|val)/(ai|nature)/file."
-            )
-        rows.append({**row, "class": str(table["class"].iloc[line - 2])})
+            raise ManifestError(f"{csv}, line {line}: {path!r} is not <generator>/.../(train|val)/(ai|nature)/file.")
+        rows.append({**row, "class": content})
     return pd.DataFrame(rows).assign(group=None)
 
 

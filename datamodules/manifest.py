@@ -21,7 +21,14 @@ import pandas as pd
 
 from datamodules.scan import IMAGE_SUFFIXES, SCAN_COLUMNS, format_report, list_images, write_report
 
-__all__ = ["MANIFEST_COLUMNS", "ManifestError", "add_scan", "manifest_from_csv", "manifest_from_folder"]
+__all__ = [
+    "MANIFEST_COLUMNS",
+    "SPLIT_FOLDERS",
+    "ManifestError",
+    "add_scan",
+    "manifest_from_csv",
+    "manifest_from_folder",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +51,7 @@ _REAL_WORDS = ("real", "reals", "nature", "natural", "0_real", "authentic", "gen
 _FAKE_WORDS = ("fake", "fakes", "ai", "synthetic", "generated", "1_fake", "deepfake")
 _WORDS = {**dict.fromkeys(_REAL_WORDS, 0), **dict.fromkeys(_FAKE_WORDS, 1)}
 _DIGITS = {"0": 0, "1": 1}
-_SPLITS = {
+SPLIT_FOLDERS = {
     **{"train": "train", "training": "train"},
     **{"val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
@@ -148,10 +155,10 @@ def _place(folder: tuple[str, ...]) -> _Place | None:
     name = folder[at].lower()
     label = _WORDS[name] if name in _WORDS else _DIGITS[name]
     before, after = folder[:at], folder[at + 1 :]
-    splits = [_SPLITS[part.lower()] for part in before if part.lower() in _SPLITS]
-    wrappers = tuple(part for part in before if part.lower() not in _SPLITS)
-    if after and after[0].lower() in _SPLITS:
-        splits.append(_SPLITS[after[0].lower()])
+    splits = [SPLIT_FOLDERS[part.lower()] for part in before if part.lower() in SPLIT_FOLDERS]
+    wrappers = tuple(part for part in before if part.lower() not in SPLIT_FOLDERS)
+    if after and after[0].lower() in SPLIT_FOLDERS:
+        splits.append(SPLIT_FOLDERS[after[0].lower()])
         after = after[1:]
     return _Place(
         label=label,
@@ -337,7 +344,7 @@ def _record(where: str, cells: dict[str, str], root: Path) -> dict[str, Any]:
         "label": label,
         "generator": (generator or "fake") if label else "real",
         "class": cells.get("class") or None,
-        "split": _choice(where, "split", split, _SPLITS) if split else None,
+        "split": _choice(where, "split", split, SPLIT_FOLDERS) if split else None,
         "group": cells.get("group") or None,
     }
     for name, dtype in _MEASURED.items():

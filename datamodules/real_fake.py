@@ -14,7 +14,7 @@ import pandas as pd
 
 from datamodules.base import ImageDataModule
 from datamodules.image_dataset import ManifestDataset, Preparation
-from datamodules.manifest import ManifestError, add_scan, manifest_from_csv, manifest_from_folder
+from datamodules.manifest import SPLIT_FOLDERS, ManifestError, add_scan, manifest_from_csv, manifest_from_folder
 from datamodules.scan import list_images, scan_images
 from datamodules.selections import FakeQuality, Filter, Selection, named_selection, quality_histogram, select
 from datamodules.splits import assign_splits
@@ -31,7 +31,7 @@ class RealFakeDataModule(ImageDataModule):
     columns ``path,label`` and optionally ``generator,class,split,group``. Files are scanned once; the scan is cached.
 
     Args:
-        root: folder of the images.
+        root: folder of the images; by default that of ``manifest``, or ``data``.
         manifest: CSV file to take instead of the folder tree; its paths are relative to ``root``.
         real_folders: folders below ``root`` that hold reals, whatever they are called; with ``fake_folders``.
         fake_folders: folders below ``root`` that hold fakes, one per generator.
@@ -39,14 +39,15 @@ class RealFakeDataModule(ImageDataModule):
             ``constrained`` (Grommelt et al. 2024), or a list of filters.
         quality: JPEG quality of the selections ``jpeg96`` and ``constrained``.
         size_window: smallest and largest side of the reals that ``constrained`` allows.
-        fake_quality: JPEG quality that fakes are saved with, at native size, before any crop; ``matched`` draws from
+        fake_quality: JPEG quality that fakes are saved with before any crop, at native size (or, if there is one, at
+            ``common_size``); ``matched`` draws from
             the reals' histogram; ``auto`` follows the selection; None leaves fakes as they are. For training and
             validation.
         common_size: side to which the short side of every image is resized before anything else, in all stages.
         reencode_reals: save reals with ``fake_quality`` too, and in all stages, so that every image has been through
             the same last codec.
-        test_fake_qualities: conditions under which each test set is run: null for files as they are, a number for
-            fakes re-saved as JPEG of that quality.
+        test_fake_qualities: conditions under which each test set is run: a number for fakes re-saved as JPEG of that
+            quality, null for none. With ``reencode_reals`` null means ``fake_quality``, and reals follow the fakes.
         val_fraction: share of the images without a given split that become validation images.
         test_fraction: share that becomes test images.
         crop: how workers cut training images: ``random``, ``center``, or ``resized`` (a random part of 8 % to all of
@@ -65,10 +66,10 @@ class RealFakeDataModule(ImageDataModule):
 
     def __init__(
         self,
-        root: str = "data",
+        root: str | None = None,
         manifest: str | None = None,
-        real_folders: list[str] | None = None,
-        fake_folders: list[str] | None = None,
+        real_folders: str | list[str] | None = None,
+        fake_folders: str | list[str] | None = None,
         selection: str | list[Filter] = "raw",
         quality: int = 96,
         size_window: tuple[int, int] = (450, 550),
@@ -89,8 +90,8 @@ class RealFakeDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.root = Path(root).expanduser()
         self.manifest_file = Path(manifest).expanduser() if manifest else None
+        self.root = Path(root or (self.manifest_file.parent if self.manifest_file else "data")).expanduser()
         chosen = (
             named_selection(selection, quality, size_window)
             if isinstance(selection, str)
@@ -103,11 +104,19 @@ class RealFakeDataModule(ImageDataModule):
                 "data.reencode_reals needs one quality for both classes: set data.fake_quality, e.g. to 96."
             )
         self.common_size, self.reencode_reals = common_size, reencode_reals
-        self.real_folders, self.fake_folders = real_folders, fake_folders
+        self.real_folders = [real_folders] if isinstance(real_folders, str) else real_folders
+        self.fake_folders = [fake_folders] if isinstance(fake_folders, str) else fake_folders
         self.test_fake_qualities = test_fake_qualities
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.crop, self.eval_resize = crop, eval_resize
         self.small_images, self.on_corrupt, self.verify_pixels = small_images, on_corrupt, verify_pixels
+        for key, value in (("fake_quality", self.fake_quality), ("quality", quality), *_named(test_fake_qualities)):
+            if isinstance(value, int) and not 1 <= value <= 100:
+                raise ValueError(f"data.{key}={value}: a JPEG quality is a number from 1 to 100.")
+        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+            raise ValueError(
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must leave some for training."
+            )
         if common_size is not None and common_size < self.crop_size:
             raise ValueError(f"data.common_size={common_size} is smaller than the crop of {self.crop_size} pixels.")
         self.cache_images = cache_images
@@ -260,6 +269,10 @@ class RealFakeDataModule(ImageDataModule):
         return ManifestDataset(rows, root, self._preparation(self.image_size, resize=self.eval_resize))
 
 
+def _named(qualities: Sequence[int | None]) -> list[tuple[str, int | None]]:
+    return [("test_fake_qualities", quality) for quality in qualities]
+
+
 def _manifest_of_named_folders(root: Path, real_folders: list[str], fake_folders: list[str]) -> pd.DataFrame:
     rows = []
     for key, label, folders in (("real_folders", 0, real_folders), ("fake_folders", 1, fake_folders)):
@@ -272,8 +285,26 @@ def _manifest_of_named_folders(root: Path, real_folders: list[str], fake_folders
             if not paths:
                 raise ManifestError(f"data.{key}: {root / folder} holds no images.")
             generator = Path(folder).name if label else "real"
-            rows += [{"path": f"{folder}/{path}", "label": label, "generator": generator} for path in paths]
-    return pd.DataFrame(rows).assign(**{"class": None, "group": None, "split": None})
+            rows += [_named_row(folder, path, label, generator) for path in paths]
+    table = pd.DataFrame(rows)
+    if table["path"].duplicated().any():
+        twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
+        raise ManifestError(f"data.real_folders and data.fake_folders overlap: {twice} lies in two of them.")
+    return table
+
+
+def _named_row(folder: str, path: str, label: int, generator: str) -> dict[str, Any]:
+    """Row of an image below a named folder; ``train``/``val``/``test`` and one content class may lie between."""
+    parts = [part for part in path.split("/")[:-1] if part.lower() not in SPLIT_FOLDERS]
+    splits = [SPLIT_FOLDERS[part.lower()] for part in path.split("/")[:-1] if part.lower() in SPLIT_FOLDERS]
+    return {
+        "path": f"{folder}/{path}",
+        "label": label,
+        "generator": generator,
+        "class": parts[-1] if parts else None,
+        "split": splits[0] if splits else None,
+        "group": None,
+    }
 
 
 def _need_both_labels(rows: pd.DataFrame, where: str, key: str) -> None:

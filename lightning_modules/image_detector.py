@@ -50,11 +50,11 @@ class ImageDetector(ImageClassifier):
     Args:
         backbone: timm model name, e.g. ``resnet50``, ``swin_tiny_patch4_window7_224``, ``cifar_resnet20``.
         image_size: side of the square input; the command line fills it in from the data.
-        error_rate: tolerated share of wrong verdicts per class on validation data, in [0, 1).
+        error_rate: tolerated share of wrong verdicts per class on validation data, in [0, 0.5).
         kwargs: further arguments of :class:`ImageClassifier`; ``num_classes`` is 2.
     """
 
-    monitor = ("val/auroc", "max")
+    headline = "val/auroc"
     unsure_below: Tensor
     unsure_above: Tensor
 
@@ -64,8 +64,10 @@ class ImageDetector(ImageClassifier):
         if kwargs.pop("num_classes", 2) != 2:
             raise ValueError("model.num_classes: a detector tells two classes apart, real and fake.")
         super().__init__(backbone=backbone, num_classes=2, image_size=image_size, **kwargs)
+        if not 0 <= error_rate < 0.5:
+            raise ValueError(f"model.error_rate={error_rate}: a tolerated share of wrong verdicts lies in [0, 0.5).")
         self.error_rate = error_rate
-        # Until a validation has run, everything near even odds is unsure by nothing: the band is empty at zero.
+        # Until a validation has run the band is empty, at even odds.
         self.register_buffer("unsure_below", torch.zeros(()))
         self.register_buffer("unsure_above", torch.zeros(()))
         self.val_scores, self.val_labels = CatMetric(), CatMetric()
@@ -115,7 +117,11 @@ class ImageDetector(ImageClassifier):
             self.unsure_above.copy_(upper)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Paths, probability of "fake" ``(B,)``, score ``(B,)`` and verdict ``(B,)``: 0 real, 1 fake, 2 unsure."""
+        """Paths, probability of "fake" ``(B,)``, score ``(B,)``, verdict ``(B,)`` (0 real, 1 fake, 2 unsure), bounds.
+
+        The verdict compares the score with the bounds chosen on validation data, ``unsure_below`` and
+        ``unsure_above``; the probability is the plain sigmoid of the score and may lie on the other side of even odds.
+        """
         score = self.score(self(batch["image"]))
         verdict = torch.full_like(score, 2, dtype=torch.long)
         verdict[score < self.unsure_below] = 0
@@ -125,5 +131,7 @@ class ImageDetector(ImageClassifier):
             "probability": torch.sigmoid(score),
             "score": score,
             "verdict": verdict,
+            "unsure_below": self.unsure_below.expand_as(score),
+            "unsure_above": self.unsure_above.expand_as(score),
             "verdict_names": VERDICTS,
         }

@@ -16,7 +16,7 @@ import torch
 import yaml
 from conftest import ROOT, noise, write_image
 
-from train import main
+from train import console, main
 
 
 def only_run(experiment: str, suffix: str = "") -> Path:
@@ -47,7 +47,8 @@ def test_fit_leaves_config_logs_and_checkpoints(cli, detector_arguments):
     assert any(name.startswith("tensorboard/events") for name in names)
     metrics = pd.read_csv(run / "csv/metrics.csv")
     assert metrics["val/auroc"].notna().sum() == 2
-    assert metrics["train/loss"].notna().sum() == 14  # 56 training images, batches of 8, 2 epochs
+    assert metrics["train/loss_epoch"].notna().sum() == 2
+    assert metrics["train/loss_step"].notna().sum() == 14  # 56 training images, batches of 8, 2 epochs
 
 
 def test_two_runs_never_share_a_directory(cli, detector_arguments):
@@ -246,7 +247,9 @@ def wandb_records(file: Path) -> list:
         (["--data=RealFake"], "'RealFake' is not a known class. Did you mean 'RealFakeDataModule'?"),
         (["--model.bakbone=x"], "ImageDetector has no option 'bakbone'. Did you mean 'backbone'?"),
         (["--model.optimizer=SGDD"], "optimizer: 'SGDD' is not a known class. Did you mean 'SGD'?"),
-        (["--data.image_size=big"], "data.image_size: expected a <class 'int'>, got 'big'"),
+        (["--data.image_size=big"], "data.image_size: expected a int, got 'big'"),
+        (["--data.small_images=paddd"], "data.small_images: expected one of 'refuse', 'pad', 'drop', got 'paddd'"),
+        (["--model.optimizer=AdamW", "--model.optimizer.lrr=1"], "AdamW has no option 'lrr'. Did you mean 'lr'?"),
         (["--trainer.callbacks+=CrossMatrix"], "trainer.callbacks: 'CrossMatrix' is not a known class"),
     ],
 )
@@ -256,12 +259,59 @@ def test_mistakes_on_the_command_line_name_key_and_mend(detector_arguments, caps
     assert message in capsys.readouterr().err
 
 
-def test_mistakes_in_the_data_end_without_traceback(detector_arguments):
-    command = [sys.executable, str(ROOT / "train.py"), "fit", *detector_arguments, "--data.root=nowhere"]
-    done = subprocess.run([*command, "--trainer.accelerator=cpu"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "error: data.root=nowhere does not exist" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("missing", ["model", "data"])
+def test_a_missing_class_is_asked_for(detector_arguments, capsys, missing):
+    with pytest.raises(SystemExit):
+        main(["fit", *(a for a in detector_arguments if not a.startswith(f"--{missing}"))])
+    assert f"{missing} is missing: give --{missing} CLASS" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--data.root=nowhere", "error: data.root=nowhere does not exist"),
+        ("--data.selection=constraint", "error: data.selection='constraint' is none of raw, jpeg96"),
+        ("--model.backbone=resnet1818", "error: model.backbone='resnet1818' is no timm model"),
+        ("--data.fake_quality=0", "error: data.fake_quality=0: a JPEG quality is a number from 1 to 100"),
+        ("--ckpt_path=photo.ckpt", "error: ckpt_path: the file is no checkpoint of plain tensors"),
+    ],
+)
+def test_refusals_end_without_traceback_and_without_a_run_directory(detector_arguments, monkeypatch, argument, message):
+    Path("photo.ckpt").write_bytes(b"\xff\xd8\xff")
+    monkeypatch.setattr(sys, "argv", ["train.py", "fit", *detector_arguments, argument, "--trainer.accelerator=cpu"])
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        console()
+    if not argument.startswith("--ckpt_path"):
+        assert not list(Path("runs").glob("*/*"))
+
+
+def test_best_checkpoint_is_the_best_epoch_also_on_easy_data(cli, detector_arguments):
+    """An AUROC of 1 ties from the first epoch on; the loss goes on falling."""
+    arguments = [*detector_arguments, "--model.optimizer=AdamW", "--model.optimizer.lr=0.01"]
+    cli("fit", *arguments, "--trainer.max_epochs=8", "--experiment=easy")
+    run = only_run("easy")
+    losses = pd.read_csv(run / "csv/metrics.csv").dropna(subset=["val/loss"]).set_index("epoch")["val/loss"]
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == losses.idxmin() > 0
+    state = next(
+        v for k, v in torch.load(run / "checkpoints/last.ckpt", weights_only=True)["callbacks"].items() if "val" in k
+    )
+    assert float(state["best_model_score"]) == pytest.approx(losses.min())  # last.ckpt knows it, for a resumed run
+
+
+def test_a_checkpoint_of_another_experiment_starts_a_run_of_its_own(cli, detector_arguments):
+    cli("fit", *detector_arguments, "--trainer.max_epochs=1", "--experiment=old")
+    old = only_run("old")
+    before = sorted(old.rglob("*"))
+    cli(
+        "fit",
+        *detector_arguments,
+        "--trainer.max_epochs=2",
+        "--experiment=new",
+        f"--ckpt_path={old}/checkpoints/last.ckpt",
+    )
+    assert sorted(old.rglob("*")) == before
+    assert (only_run("new") / "checkpoints/last.ckpt").is_file()
 
 
 def test_image_size_mismatch_names_the_image_and_the_mend(cli, detector_arguments):
@@ -295,8 +345,7 @@ def test_predict_writes_verdicts_and_a_sheet(cli, detector_arguments, tmp_path):
     for index in range(9):
         write_image(tmp_path / "mine" / f"{index}.jpg", noise(rng, 50, 34))
     (tmp_path / "mine" / "broken.png").write_bytes(b"no image")
-    overlay = str(ROOT / "configs/callbacks/predictions.yaml")
-    cli("predict", *detector_arguments, "--experiment=a", "-c", overlay, f"--data.predict_root={tmp_path / 'mine'}")
+    cli("predict", *detector_arguments, "--experiment=a", f"--data.predict_root={tmp_path / 'mine'}")
     run = only_run("a", "-predict")
     table = pd.read_csv(run / "predictions.csv")
     assert sorted(table["path"]) == [f"{index}.jpg" for index in range(9)]

@@ -153,6 +153,25 @@ def test_named_folders_and_csv_give_the_same_images(tmp_path):
     assert list(listed.test_sets) == ["gan_a", "gan_b"]
 
 
+def test_named_folders_keep_given_splits_and_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("photos", "gan"):
+        for split in ("train", "test"):
+            for index in range(10):
+                write_image(tmp_path / folder / split / "cat" / f"{index}.png", noise(rng, 40, 40))
+    data = RealFakeDataModule(
+        root=str(tmp_path), real_folders="photos", fake_folders="gan", image_size=32, num_workers=0
+    )
+    ready(data)
+    assert not any("/test/" in path for path in data.train_set.paths + data.val_set.paths)
+    assert set(data.manifest["class"]) == {"cat"}
+    overlap = RealFakeDataModule(
+        root=str(tmp_path), real_folders="photos", fake_folders=["photos/train"], image_size=32
+    )
+    with pytest.raises(ManifestError, match="overlap: photos/train/cat"):
+        ready(overlap)
+
+
 def test_small_images_are_refused_padded_or_dropped(tmp_path):
     rng = np.random.default_rng(0)
     for label in ("real", "fake"):
