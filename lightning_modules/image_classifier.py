@@ -43,6 +43,14 @@ class Normalize(nn.Module):
         return ((x - self.mean) / self.std).to(self.std.dtype)  # the pixels stay float32 under bf16-true
 
 
+class HighPass(nn.Module):
+    """Difference of each pixel to the mean of its 3 x 3 neighbourhood, in which codec and sensor traces stand out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Residual of images ``(B, C, H, W)``, same shape."""
+        return x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
+
+
 class ImageClassifier(LightningModule):
     """Classifier over any network that ``timm.create_model`` knows, our own included.
 
@@ -57,6 +65,8 @@ class ImageClassifier(LightningModule):
         backbone_kwargs: further arguments of ``timm.create_model``, e.g. ``{drop_path_rate: 0.2}``.
         mean: channel means that the first layer subtracts.
         std: channel deviations that the first layer divides by.
+        high_pass: give the network the difference to a 3 x 3 mean instead of the pixels, so that content does not
+            drown codec and up-sampling traces.
         label_smoothing: share of the target that is spread over all classes.
         mixup_alpha: Beta parameter of Mixup on training batches; 0 switches it off.
         cutmix_alpha: Beta parameter of CutMix; with both, each batch takes one of the two with equal chance.
@@ -85,6 +95,7 @@ class ImageClassifier(LightningModule):
         backbone_kwargs: dict[str, Any] | None = None,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        high_pass: bool = False,
         label_smoothing: float = 0.0,
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
@@ -102,7 +113,9 @@ class ImageClassifier(LightningModule):
                 "a `num_classes` attribute, from which the command line fills it in."
             )
         self.num_classes = num_classes
-        self.normalize = Normalize(mean, std)
+        self.normalize: nn.Module = Normalize(mean, std)
+        if high_pass:
+            self.normalize = nn.Sequential(self.normalize, HighPass())
         self.backbone: Any = self.build_backbone(backbone, image_size, pretrained, backbone_kwargs or {})
         self.label_smoothing = label_smoothing
         self.decay_norm_and_bias = decay_norm_and_bias

@@ -48,6 +48,15 @@ def test_normalisation_is_the_networks_first_layer():
     torch.testing.assert_close(model.backbone.linear(model.embed(x)), model(x))
 
 
+def test_high_pass_removes_what_is_smooth_and_keeps_what_is_not():
+    first = small(high_pass=True, mean=(0.5,) * 3, std=(1.0,) * 3).normalize
+    ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
+    assert first(ramp)[..., 1:-1].abs().max() < 1e-6  # constants and slopes vanish
+    checks = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 1.0
+    residual = first(checks.expand(1, 3, 16, 16))[..., 1:-1, 1:-1]
+    torch.testing.assert_close(residual.abs(), torch.full_like(residual, 4 / 9))  # 1 - 5/9 and 0 - 4/9
+
+
 def test_overfits_a_handful_of_images(tmp_path):
     model = small(optimizer=lambda p: torch.optim.AdamW(p, lr=0.01))
     run = trainer(tmp_path, max_epochs=25)
