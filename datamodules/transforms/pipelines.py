@@ -1,7 +1,7 @@
 """What happens to a batch after it has reached the device: crop, flip, optional degradations.
 
-All pipelines map images in [0, 1], shape ``(B, 3, H, W)``, to ``(B, 3, image_size, image_size)``. None of them
-recompresses: re-encoding one class only would be a shortcut, and aligning classes is done at native size before.
+All pipelines map images in [0, 1], shape ``(B, 3, H, W)``, to ``(B, 3, image_size, image_size)``. They treat both
+classes alike: re-encoding one class only would be a shortcut, and aligning classes is done at native size before.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import kornia.augmentation as K
 import torch
 from kornia.augmentation.auto import RandAugment
 from torch import Tensor, nn
+
+from datamodules.transforms.exact_jpeg import ExactJPEG
 
 __all__ = ["Augmentation", "eval_pipeline", "train_pipeline", "view_pipeline"]
 
@@ -29,6 +31,8 @@ class Augmentation:
         blur: probability of a Gaussian blur with sigma in [0.1, 2].
         noise: largest deviation of Gaussian noise, pixels being in [0, 1]; each image draws its own from [0, noise].
         brightness: largest relative change of brightness and of contrast; each image draws its own.
+        jpeg: lowest and highest JPEG quality; each image, real or fake, is recompressed with one of its own, with the
+            pixels that libjpeg gives.
         rescale: probability of scaling an image by a factor in [0.5, 1.5] and cropping it back.
         rand_augment: magnitude of RandAugment in (0, 10), two operations; 0 switches it off. On images it acts after
             the crop; with ``augmented_views`` it acts on the views only, as does ``erasing``.
@@ -41,6 +45,7 @@ class Augmentation:
     blur: float = 0.0
     noise: float = 0.0
     brightness: float = 0.0
+    jpeg: tuple[int, int] | None = None
     rescale: float = 0.0
     rand_augment: float = 0.0
 
@@ -116,6 +121,8 @@ def train_pipeline(
     if augmentation.brightness:
         reach = (1 - augmentation.brightness, 1 + augmentation.brightness)
         steps.append(K.ColorJiggle(brightness=reach, contrast=reach, p=1.0))
+    if augmentation.jpeg is not None:
+        steps.append(ExactJPEG(augmentation.jpeg))
     if not with_views:
         steps.extend(_strong_steps(augmentation))
     return nn.Sequential(*steps)

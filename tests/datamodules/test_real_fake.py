@@ -105,7 +105,8 @@ def test_samples_follow_their_seed(tmp_path):
 
 
 def test_device_pipeline_is_seeded_by_the_batch(real_fake_root, monkeypatch):
-    augmentation = Augmentation(resized_crop=(0.3, 1.0), erasing=0.5, noise=0.5, blur=0.5, rescale=0.5, rand_augment=5)
+    strong = {"erasing": 0.5, "noise": 0.1, "blur": 0.5, "rescale": 0.5, "rand_augment": 5, "brightness": 0.2}
+    augmentation = Augmentation(resized_crop=(0.3, 1.0), jpeg=(60, 95), **strong)
     data = RealFakeDataModule(root=str(real_fake_root), image_size=16, augmentation=augmentation, augmented_views=2)
     monkeypatch.setattr(data, "trainer", type("T", (), {"training": True})())
     images = torch.rand(4, 3, 24, 24)
