@@ -8,14 +8,13 @@ Columns: `path` (relative to the data root, forward slashes), `label` (int64, 0 
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
@@ -26,14 +25,13 @@ __all__ = [
     "SPLIT_FOLDERS",
     "ManifestError",
     "add_scan",
-    "manifest_from_csv",
     "manifest_from_folder",
 ]
 
 logger = logging.getLogger(__name__)
 
-_OWN_COLUMNS = ("path", "label", "generator", "class", "split", "group")
-_MEASURED = {
+OWN_COLUMNS = ("path", "label", "generator", "class", "split", "group")
+MEASURED_COLUMNS = {
     "width": "int64",
     "height": "int64",
     "format": "object",
@@ -45,7 +43,7 @@ _MEASURED = {
     "bytes": "int64",
     "mode": "object",
 }
-MANIFEST_COLUMNS = (*_OWN_COLUMNS, *_MEASURED)
+MANIFEST_COLUMNS = (*OWN_COLUMNS, *MEASURED_COLUMNS)
 
 _REAL_WORDS = ("real", "reals", "nature", "natural", "0_real", "authentic", "genuine")
 _FAKE_WORDS = ("fake", "fakes", "ai", "synthetic", "generated", "1_fake", "deepfake")
@@ -56,7 +54,6 @@ SPLIT_FOLDERS = {
     **{"val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
-_CSV_LABELS = {"real": 0, "nature": 0, "0": 0, "fake": 1, "ai": 1, "1": 1}
 _MOST_LEVELS = 4  # a class folder lies at most here: <generator>/<any>/<split>/<label>
 
 
@@ -103,7 +100,7 @@ def manifest_from_folder(root: str | Path) -> pd.DataFrame:
         ManifestError: if `root` is missing, holds no images or no class folders, lies a level too low or too
             high, has an empty class folder, or only one of the two labels.
     """
-    root = _existing(root)
+    root = existing_root(root)
     paths = list_images(root)
     if not paths:
         raise ManifestError(
@@ -132,12 +129,12 @@ def manifest_from_folder(root: str | Path) -> pd.DataFrame:
             for path, place in zip(paths, places, strict=True)
             if place is not None
         ],
-        columns=list(_OWN_COLUMNS),
+        columns=list(OWN_COLUMNS),
         dtype="object",
     ).astype({"label": "int64"})
 
 
-def _existing(root: str | Path) -> Path:
+def existing_root(root: str | Path) -> Path:
     """The root as a path; refuses one that is no folder."""
     path = Path(root).expanduser()
     if not path.is_dir():
@@ -260,126 +257,6 @@ def _named_folders(root: Path) -> Iterator[tuple[str, ...]]:
                 yield (*parts, name)
 
 
-def manifest_from_csv(csv_file: str | Path, root: str | Path | None = None) -> pd.DataFrame:
-    """Read a manifest from a CSV file.
-
-    Args:
-        csv_file: UTF-8 file with a header. `path` and `label` (real, fake, nature, ai, 0 or 1, in any case) are
-            needed; the other columns of `MANIFEST_COLUMNS` may be there, in any order, with empty cells for
-            missing values. `split` takes the names of split folders.
-        root: folder that the paths are relative to; the CSV's own folder by default. Absolute paths are accepted.
-
-    Returns:
-        Manifest with the columns `path` (relative to `root` where it lies below it), `label`, `generator`,
-        `class`, `split` and `group`, and those measured columns that the file has, in the file's order of rows.
-
-    Raises:
-        ManifestError: if the file or `root` is missing, a needed column is absent, a column unknown, a value not
-            accepted, or a path repeated; the message names file, line and column.
-    """
-    csv_file = Path(csv_file).expanduser()
-    if not csv_file.is_file():
-        raise ManifestError(f"The manifest {csv_file} does not exist; pass --data.manifest FILE.")
-    root = csv_file.parent if root is None else _existing(root)
-    records: list[dict[str, Any]] = []
-    lines: dict[str, int] = {}
-    with open(csv_file, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        header = _header(csv_file, next(reader, []))
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            where = f"{csv_file}, line {reader.line_num}"
-            if len(cells) != len(header):
-                raise ManifestError(
-                    f"{where}: {len(cells)} values for {len(header)} columns; quote values with commas."
-                )
-            record = _record(where, dict(zip(header, (cell.strip() for cell in cells), strict=True)), root)
-            first = lines.setdefault(record["path"], reader.line_num)
-            if first != reader.line_num:
-                raise ManifestError(f"{where}, column path: {record['path']!r} is already on line {first}; remove one.")
-            records.append(record)
-    if not records:
-        raise ManifestError(f"{csv_file} has no rows; each image needs one, with path and label.")
-    measured = {name: _nullable(_MEASURED[name]) for name in _MEASURED if name in header}
-    frame = pd.DataFrame(
-        [[record.get(name) for name in (*_OWN_COLUMNS, *measured)] for record in records],
-        columns=[*_OWN_COLUMNS, *measured],
-        dtype="object",
-    )
-    return frame.astype({"label": "int64", **measured})
-
-
-def _nullable(dtype: str) -> str:
-    """The type of a measured column before a scan has filled it."""
-    return "Int64" if dtype == "int64" else dtype
-
-
-def _header(csv_file: Path, cells: Sequence[str]) -> list[str]:
-    """Names of the columns; refuses unknown, repeated and absent ones."""
-    header = [cell.strip() for cell in cells]
-    unknown = [name for name in header if name not in MANIFEST_COLUMNS]
-    absent = [name for name in ("path", "label") if name not in header]
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    for fault, names in (("lacks", absent), ("has the unknown", unknown), ("repeats the", repeated)):
-        if names:
-            raise ManifestError(
-                f"{csv_file}, line 1: the header {fault} column {', '.join(map(repr, names))}; accepted are "
-                f"{', '.join(MANIFEST_COLUMNS)} (path and label are needed)."
-            )
-    return header
-
-
-def _record(where: str, cells: dict[str, str], root: Path) -> dict[str, Any]:
-    """One row of the CSV with checked, typed values."""
-    label = _choice(where, "label", cells["label"], _CSV_LABELS)
-    if not cells["path"]:
-        raise ManifestError(f"{where}, column path: empty; give the image's path.")
-    generator = cells.get("generator", "")
-    if label == 1 and generator.lower() == "real":
-        raise ManifestError(f"{where}, column generator: 'real' for a fake; name the generator or leave it empty.")
-    split = cells.get("split", "")
-    record: dict[str, Any] = {
-        "path": _relative(cells["path"], root),
-        "label": label,
-        "generator": (generator or "fake") if label else "real",
-        "class": cells.get("class") or None,
-        "split": _choice(where, "split", split, SPLIT_FOLDERS) if split else None,
-        "group": cells.get("group") or None,
-    }
-    for name, dtype in _MEASURED.items():
-        record[name] = _measured(where, name, cells.get(name, ""), dtype)
-    return record
-
-
-def _choice(where: str, column: str, value: str, accepted: dict[str, Any]) -> Any:
-    """Look a value up in any case; refuses what is not accepted."""
-    if value.lower() not in accepted:
-        raise ManifestError(f"{where}, column {column}: {value!r} is not one of {', '.join(accepted)}.")
-    return accepted[value.lower()]
-
-
-def _measured(where: str, column: str, value: str, dtype: str) -> Any:
-    """A value of a scan column from its text; None where it is empty."""
-    if not value:
-        return None
-    if dtype == "boolean":
-        return _choice(where, column, value, {"true": True, "false": False})
-    if dtype == "object":
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        raise ManifestError(f"{where}, column {column}: {value!r} is not a whole number.") from None
-
-
-def _relative(path: str, root: Path) -> str:
-    """A path in normal form, relative to the root where it lies below it."""
-    normal = Path(os.path.normpath(path))
-    base = Path(os.path.abspath(root))
-    return (normal.relative_to(base) if normal.is_relative_to(base) else normal).as_posix()
-
-
 def add_scan(
     manifest: pd.DataFrame,
     scan: pd.DataFrame,
@@ -415,7 +292,7 @@ def add_scan(
         write_report(scan, report)
     if bad.any():
         _handle_bad_files(scan, on_corrupt, report)
-    good = scan.loc[~bad, ["path", *_MEASURED]].astype(_MEASURED)
+    good = scan.loc[~bad, ["path", *MEASURED_COLUMNS]].astype(MEASURED_COLUMNS)
     return manifest[kept].merge(good, on="path", how="inner", validate="many_to_one")
 
 

@@ -14,7 +14,8 @@ import pandas as pd
 
 from datamodules.base import ImageDataModule
 from datamodules.image_dataset import ManifestDataset, Preparation
-from datamodules.manifest import SPLIT_FOLDERS, ManifestError, add_scan, manifest_from_csv, manifest_from_folder
+from datamodules.manifest import SPLIT_FOLDERS, ManifestError, add_scan, manifest_from_folder
+from datamodules.manifest_csv import manifest_from_csv
 from datamodules.scan import list_images, scan_images
 from datamodules.selections import FakeQuality, Filter, Selection, named_selection, quality_histogram, select
 from datamodules.splits import assign_splits

@@ -6,9 +6,9 @@ from datamodules.manifest import (
     MANIFEST_COLUMNS,
     ManifestError,
     add_scan,
-    manifest_from_csv,
     manifest_from_folder,
 )
+from datamodules.manifest_csv import manifest_from_csv
 from datamodules.scan import scan_images
 
 
