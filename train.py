@@ -30,7 +30,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 import callbacks
 import datamodules
 import lightning_modules
-from callbacks.run_directory import SaveRunConfig, find_checkpoint, new_run_directory
+from callbacks.run_directory import SaveRunConfig, find_checkpoint, new_run_directory, unused_path
 from callbacks.seed_per_rank import SeedPerRank
 
 __all__ = ["TrueLightCLI", "main"]
@@ -95,7 +95,7 @@ class TrueLightCLI(LightningCLI):
             if logger.init_args.get("save_dir") in (None, "", "."):
                 logger.init_args.save_dir = str(self.run_directory)
             if logger.class_path.endswith("CSVLogger"):  # it deletes the file of an earlier part of the same run
-                logger.init_args.version = _unused(self.run_directory, logger.init_args.version or "csv")
+                logger.init_args.version = unused_path(self.run_directory / (logger.init_args.version or "csv")).name
 
     def _resolve_checkpoint(self, config: Namespace, root: Path) -> Path | None:
         """Replace ``last``/``best``/nothing by a file; return the directory that a resumed fit goes on in."""
@@ -203,7 +203,7 @@ def explain_parse_error(message: str) -> str | None:
     value = re.search(r"(Expected [^\n]*?)\.? Got value: ([^\n]*)", message)
     if owner and value and len(keys) > 1:
         expected = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", value[1])
-        expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", expected)
+        expected = re.sub(r"an? <class '(?:\w+\.)*(\w+)'>", r"\1", expected)
         return f"{'.'.join(keys)}: {expected[0].lower() + expected[1:]}, got {value[2]!r}."
     return None
 
@@ -257,14 +257,6 @@ def _class_count(class_path: str | None) -> int | None:
 def _listed(configs: Any) -> list[Namespace]:
     """Class configs of a trainer option that takes one, many or none."""
     return [item for item in (configs if isinstance(configs, list) else [configs]) if isinstance(item, Namespace)]
-
-
-def _unused(directory: Path, name: str) -> str:
-    candidate, count = name, 1
-    while (directory / candidate).exists():
-        count += 1
-        candidate = f"{name}-{count}"
-    return candidate
 
 
 def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:

@@ -34,6 +34,7 @@ class ProceduralGenImageDataModule(GenImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
+        self.metadata = self.root / "metadata.csv"  # written by `prepare_data`
         self.train_images, self.val_images = train, val
         self.generators = generators or list(DEFAULT_GENERATORS)
         self.world_seed = world_seed
@@ -48,10 +49,4 @@ class ProceduralGenImageDataModule(GenImageDataModule):
                 generators=self.generators,
                 seed=self.world_seed,
             )
-            self.metadata = self.root / "metadata.csv"
         super().prepare_data()
-
-    def setup(self, stage: str) -> None:
-        """Build the data sets; the files are there by now, written by this process or by another rank's."""
-        self.metadata = self.root / "metadata.csv"
-        super().setup(stage)

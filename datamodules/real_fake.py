@@ -111,9 +111,15 @@ class RealFakeDataModule(ImageDataModule):
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.crop, self.eval_resize = crop, eval_resize
         self.small_images, self.on_corrupt, self.verify_pixels = small_images, on_corrupt, verify_pixels
-        for key, value in (("fake_quality", self.fake_quality), ("quality", quality), *_named(test_fake_qualities)):
-            if isinstance(value, int) and not 1 <= value <= 100:
-                raise ValueError(f"data.{key}={value}: a JPEG quality is a number from 1 to 100.")
+        qualities = {
+            "fake_quality": (self.fake_quality,),
+            "quality": (quality,),
+            "test_fake_qualities": test_fake_qualities,
+        }
+        for key, values in qualities.items():
+            for value in values:
+                if isinstance(value, int) and not 1 <= value <= 100:
+                    raise ValueError(f"data.{key}={value}: a JPEG quality is a number from 1 to 100.")
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise ValueError(
                 f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must leave some for training."
@@ -268,10 +274,6 @@ class RealFakeDataModule(ImageDataModule):
         scan = scan_images(root, paths, cache=None, verify_pixels=self.verify_pixels)
         rows = add_scan(rows, scan, self.on_corrupt, report=self._report_folder() / "corrupt_files.csv")
         return ManifestDataset(rows, root, self._preparation(self.image_size, resize=self.eval_resize))
-
-
-def _named(qualities: Sequence[int | None]) -> list[tuple[str, int | None]]:
-    return [("test_fake_qualities", quality) for quality in qualities]
 
 
 def _manifest_of_named_folders(root: Path, real_folders: list[str], fake_folders: list[str]) -> pd.DataFrame:

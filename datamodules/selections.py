@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 __all__ = [
-    "SELECTIONS",
     "BalanceClasses",
     "BalanceLabels",
     "Filter",
@@ -23,6 +22,7 @@ __all__ = [
     "RealSize",
     "Selection",
     "SelectionError",
+    "named_selection",
     "quality_histogram",
     "select",
 ]
@@ -148,9 +148,6 @@ def named_selection(name: str, quality: int = 96, size_window: tuple[int, int] =
     if name not in table:
         raise SelectionError(f"data.selection={name!r} is none of {', '.join(table)}.")
     return table[name]
-
-
-SELECTIONS = ("raw", "jpeg96", "quality_matched", "constrained")
 
 
 def select(manifest: pd.DataFrame, filters: Sequence[Filter], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -247,7 +247,7 @@ def wandb_records(file: Path) -> list:
         (["--data=RealFake"], "'RealFake' is not a known class. Did you mean 'RealFakeDataModule'?"),
         (["--model.bakbone=x"], "ImageDetector has no option 'bakbone'. Did you mean 'backbone'?"),
         (["--model.optimizer=SGDD"], "optimizer: 'SGDD' is not a known class. Did you mean 'SGD'?"),
-        (["--data.image_size=big"], "data.image_size: expected a int, got 'big'"),
+        (["--data.image_size=big"], "data.image_size: expected int, got 'big'"),
         (["--data.small_images=paddd"], "data.small_images: expected one of 'refuse', 'pad', 'drop', got 'paddd'"),
         (["--model.optimizer=AdamW", "--model.optimizer.lrr=1"], "AdamW has no option 'lrr'. Did you mean 'lr'?"),
         (["--trainer.callbacks+=CrossMatrix"], "trainer.callbacks: 'CrossMatrix' is not a known class"),
