@@ -125,11 +125,13 @@ def _parse(path: str) -> dict[str, Any] | None:
     if len(parts) < 4 or parts[-2] not in _LABELS or parts[-3] not in _SPLITS:
         return None
     label = _LABELS[parts[-2]]
+    has_middle = len(parts) >= 5 and parts[-4].startswith("imagenet")
+    subset = parts[-5] if has_middle else parts[-4]
     return {
         "path": path,
         "label": label,
-        "generator": parts[0] if label else "real",
-        "subset": parts[0],
+        "generator": subset if label else "real",
+        "subset": subset,
         "split": _SPLITS[parts[-3]],
         "class": None,
     }

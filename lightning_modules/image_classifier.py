@@ -242,12 +242,13 @@ class ImageClassifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log ``test/<loader>/<metric>`` for each loader, and the plain mean over loaders as ``test/<metric>``.
 
-        Loaders named ``<name>@<condition>`` have a mean of their own, ``test@<condition>/<metric>``.
+        Among several loaders those named ``<name>@<condition>`` have a mean of their own,
+        ``test@<condition>/<metric>``.
         """
         results = [cast(MetricCollection, metrics).compute() for metrics in self.test_metrics]
         means: dict[str, list[Tensor]] = {}
         for name, values in zip(self.test_names, results, strict=True):
-            condition = name.rstrip("/").partition("@")[1:]
+            condition = name.rstrip("/").partition("@")[1:] if len(results) > 1 else ()
             for key, value in values.items():
                 means.setdefault(f"test{''.join(condition)}/{key}", []).append(value.float())
                 if len(results) > 1:

@@ -279,6 +279,11 @@ def test_constrained_selection_takes_reals_of_all_folders_and_aligns_fakes(genim
     assert data.test_sets["ADM"].preparation.quality is None  # the published matrices are on unmodified files
 
 
+def test_a_folder_above_the_generators_does_not_change_their_names(genimage_root):
+    above = GenImageDataModule(str(genimage_root.parent), image_size=32, num_workers=0)
+    assert set(above.build_manifest()["subset"]) == {"ADM", "BigGAN"}
+
+
 def test_genimage_mistakes(genimage_root, tmp_path):
     with pytest.raises(ManifestError, match=r"does not exist; pass --data.root"):
         ready(GenImageDataModule(str(tmp_path / "gone")))

@@ -163,9 +163,20 @@ def test_thresholds_are_chosen_on_validation_and_kept_in_the_checkpoint(tmp_path
 
 def test_named_test_loaders_are_logged_apart(tmp_path):
     run = trainer(tmp_path)
-    run.test(small(), {"adm": loader(16), "sd@jpeg96": loader(16, seed=1)}, verbose=False)
+    run.test(small(), {"adm": loader(16), "sd": loader(16, seed=1)}, verbose=False)
     got = run.callback_metrics
-    assert got["test/auroc"] == pytest.approx((got["test/adm/auroc"] + got["test/sd@jpeg96/auroc"]) / 2)
+    assert got["test/auroc"] == pytest.approx((got["test/adm/auroc"] + got["test/sd/auroc"]) / 2)
+
+
+def test_means_are_kept_apart_by_condition_and_a_single_loader_is_plain(tmp_path):
+    run = trainer(tmp_path)
+    run.test(small(), {"a": loader(16), "b": loader(16, seed=1), "a@jpeg96": loader(16, seed=2)}, verbose=False)
+    got = run.callback_metrics
+    assert got["test/auroc"] == pytest.approx((got["test/a/auroc"] + got["test/b/auroc"]) / 2)
+    assert got["test@jpeg96/auroc"] == pytest.approx(got["test/a@jpeg96/auroc"])
+    alone = trainer(tmp_path)
+    alone.test(small(), {"a@jpeg96": loader(16)}, verbose=False)
+    assert "test/auroc" in alone.callback_metrics
 
 
 def test_compiled_networks_keep_their_checkpoint_keys():
