@@ -76,7 +76,8 @@ def draw_world(datamodule: Any, per_label: int = 4) -> Figure:
             labels = dataset.labels
             chosen = [i for label in (0, 1) for i in [i for i, x in enumerate(labels) if x == label][:per_label]]
             samples += [dataset[i] for i in chosen]
-    return datamodule.plot(default_collate(samples), columns=2 * per_label)
+    batch = datamodule.on_before_batch_transfer(default_collate(samples), 0)
+    return datamodule.plot(datamodule.on_after_batch_transfer(batch, 0), columns=2 * per_label)
 
 
 def draw_shortcut(table: pd.DataFrame) -> Figure:

@@ -8,6 +8,9 @@ A batch is a dictionary:
 ``path``       list of B file names
 ``generator``  list of B names: ``real`` or the generator that made the image
 ``views``      float32 ``(B, V, 3, H, W)``, augmented versions of training images, only if asked for
+``native_size``  int64 ``(B, 2)``, height and width of the file's image
+``crop_offset``  int64 ``(B, 2)``, top and left of the crop, -1 where a resize came after; for training images before
+               what the pipeline does
 ``mask``, ``attributes``, ``group``, ``support_*``, ``query_*``: by need
 =============  ==========================================================================================
 
@@ -27,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.sampling import SeededSampler
-from datamodules.transforms import Augmentation, eval_pipeline, train_pipeline, view_pipeline
+from datamodules.transforms import Augmentation, compress_windows, eval_pipeline, train_pipeline, view_pipeline
 
 __all__ = ["ImageDataModule"]
 
@@ -134,15 +137,17 @@ class ImageDataModule(LightningDataModule):
         )
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Take the batch's seed, that of its first sample, while it can be read without waiting for the device."""
+        """Take what is needed as numbers, such as the seed of the first sample, without waiting for the device."""
         if isinstance(seeds := batch.get("seed"), Tensor):
             batch["seed"] = int(seeds[0])
+        if "codec" in batch:
+            batch["codec"] = {key: value.tolist() for key, value in batch["codec"].items()}
         return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Run the pipeline on the device; its random draws come from the batch's own seed."""
-        seed = batch.pop("seed", None)
-        images = as_float(batch["image"])
+        """Compress and crop windows, and run the pipeline, on the device; random draws come from the batch's seed."""
+        seed, codec = batch.pop("seed", None), batch.pop("codec", None)
+        images = as_float(batch["image"] if codec is None else compress_windows(batch["image"], codec))
         if self.trainer is None or not self.trainer.training:
             batch["image"] = self.eval_pipeline(images)
             return batch

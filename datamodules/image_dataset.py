@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +17,20 @@ from tqdm import tqdm
 
 from datamodules.decoding import crop, decode_image, jpeg_resave, pad_to, resize_short_side
 from datamodules.sampling import Draw
+from datamodules.transforms.codec_windows import cut_window, padded_sample
 
-__all__ = ["ManifestDataset", "Preparation"]
+__all__ = ["Codec", "ManifestDataset", "Preparation"]
 
 Pixels = NDArray[np.uint8]
+Codec = Literal["device", "pillow"]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What happens to each image before it joins a batch.
+    """What happens to each image before it joins a batch: common size, then codec, then crop.
 
     Args:
-        crop_size: side of the square that leaves the worker.
+        crop_size: side of the square that the pipeline on the device starts from.
         crop: ``center``; ``random``; or ``resized``: a random part of 8 % to all of the area, resized.
         crop_first: side of a centre crop before the resize; smaller images are left as they are.
         resize: side to which the short side is resized (bicubic, antialiased) before the crop; None keeps the pixels.
@@ -36,6 +38,8 @@ class Preparation:
         quality: JPEG quality for fakes; None leaves them as they are.
         quality_shares: share of each quality, shape ``(101,)``, to draw from instead at each access.
         reencode_reals: re-encode reals (and images of unknown label) as fakes are.
+        codec: where crops are compressed, on the ``device`` or by ``pillow`` in the worker; the pixels are the same.
+            Images that are resized or padded afterwards are compressed by the worker in any case.
     """
 
     crop_size: int
@@ -46,29 +50,66 @@ class Preparation:
     quality: int | None = None
     quality_shares: NDArray[np.float64] | None = None
     reencode_reals: bool = False
+    codec: Codec = "device"
+
+    @property
+    def resizes(self) -> bool:
+        """Whether an image is resized after it has been re-encoded."""
+        return self.crop == "resized" or self.resize is not None
+
+    @property
+    def reencodes(self) -> bool:
+        """Whether there are images to re-encode."""
+        return self.quality is not None or self.quality_shares is not None
+
+    def to_common_size(self, image: Pixels) -> Pixels:
+        """Bring an image to the common size."""
+        return image if self.common_size is None else resize_short_side(image, self.common_size)
+
+    def quality_for(self, label: int, rng: np.random.Generator) -> int:
+        """JPEG quality that an image of this label is re-encoded with; 0 if it is left alone."""
+        quality = self.quality if self.quality_shares is None else int(rng.choice(101, p=self.quality_shares))
+        return 0 if quality is None or (label != 1 and not self.reencode_reals) else quality
 
     def align(self, image: Pixels, label: int, rng: np.random.Generator) -> Pixels:
-        """Bring an image to the common size and codec, before anything is cropped."""
-        if self.common_size is not None:
-            image = resize_short_side(image, self.common_size)
-        quality = self.quality if self.quality_shares is None else int(rng.choice(101, p=self.quality_shares))
-        if quality is None or (label != 1 and not self.reencode_reals):
-            return image
-        return jpeg_resave(image, quality)
+        """Bring a whole image to the common size and codec."""
+        quality = self.quality_for(label, rng)
+        image = self.to_common_size(image)
+        return jpeg_resave(image, quality) if quality else image
 
-    def cut(self, image: Pixels, rng: np.random.Generator) -> Pixels:
-        """Resize if asked, pad by reflection if too small, and crop to ``(crop_size, crop_size, 3)``."""
+    def cut(self, image: Pixels, quality: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Re-encode, resize if asked, pad by reflection if too small, and crop.
+
+        Args:
+            image: RGB of the common size, shape ``(H, W, 3)``.
+            quality: JPEG quality, 0 for none.
+            rng: draws the place of a random crop.
+
+        Returns:
+            ``image``, uint8 ``(3, crop_size, crop_size)``; or a larger window with ``codec``, see
+            :func:`datamodules.transforms.codec_windows.compress_windows`. ``crop_offset``: top and left of the crop,
+            -1 where the image was resized.
+        """
         size = self.crop_size
+        if quality and (self.resizes or min(image.shape[:2]) < size):
+            image, quality = jpeg_resave(image, quality), 0
         if self.crop == "resized":
-            return _resized_crop(image, size, rng)
+            return _as_sample(_resized_crop(image, size, rng), (-1, -1))
         if self.crop_first is not None and min(image.shape[:2]) >= self.crop_first:
             image = crop(image, self.crop_first, *((np.array(image.shape[:2]) - self.crop_first) // 2).tolist())
         if self.resize is not None:
             image = resize_short_side(image, self.resize)
         image = pad_to(image, size)
         rooms = np.array(image.shape[:2]) - size
-        top, left = rng.integers(rooms + 1) if self.crop == "random" else rooms // 2
-        return crop(image, size, int(top), int(left))
+        top, left = (rng.integers(rooms + 1) if self.crop == "random" else rooms // 2).tolist()
+        offset = (-1, -1) if self.resizes else (top, left)
+        if not self.reencodes or self.resizes:
+            return _as_sample(crop(image, size, top, left), offset)
+        window = cut_window(image, size, top, left)
+        if self.codec == "pillow":
+            coded = jpeg_resave(window.image, quality) if quality else window.image
+            return _as_sample(crop(coded, size, window.top, window.left), offset)
+        return {**padded_sample(window, size, quality), "crop_offset": torch.tensor(offset)}
 
 
 class ManifestDataset(Dataset[dict[str, Any]]):
@@ -78,7 +119,8 @@ class ManifestDataset(Dataset[dict[str, Any]]):
         manifest: rows with ``path``, ``label`` and ``generator``.
         root: folder that the paths are relative to.
         preparation: what to do with each image.
-        cached: decode (and align) everything once, now, and keep it in memory.
+        cached: decode everything once, now, and keep it in memory; re-encoded too, unless qualities are drawn anew at
+            each access.
     """
 
     def __init__(self, manifest: pd.DataFrame, root: Path, preparation: Preparation, cached: bool = False) -> None:
@@ -89,11 +131,15 @@ class ManifestDataset(Dataset[dict[str, Any]]):
         self.labels = manifest["label"].to_numpy(np.int64)
         generators = manifest["generator"].astype("category").cat
         self._generator_names, self._generator_codes = generators.categories.tolist(), generators.codes.to_numpy()
+        has_sizes = {"height", "width"} <= set(manifest.columns)
+        self._native_sizes = manifest[["height", "width"]].to_numpy(np.int64) if has_sizes else None
+        self._is_aligned = cached and preparation.quality_shares is None
+        self._at_access = replace(preparation, quality=None) if self._is_aligned else preparation
         self.images: list[Pixels] | None = None
         if cached:
             with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
                 numbers = tqdm(range(len(self)), desc="Decoding", unit="image", leave=False, disable=len(self) < 500)
-                self.images = list(pool.map(self._decode, numbers))
+                self.images = list(pool.map(self._aligned, numbers))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,23 +154,31 @@ class ManifestDataset(Dataset[dict[str, Any]]):
         index, seed = draw if isinstance(draw, tuple) else (draw, draw)
         rng = np.random.default_rng(seed)
         label, path = int(self.labels[index]), self._paths[index].decode()
-        image = self.images[index] if self.images is not None else self._decode(index)
-        if self.preparation.quality_shares is not None:  # a fresh draw at each access
-            image = self.preparation.align(image, label, rng)
-        image = self.preparation.cut(image, rng)
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+        if self.images is None:
+            image = self.preparation.to_common_size(decode_image(self.root / path))
+        else:
+            image = self.images[index]
+        sample = {
+            **self._at_access.cut(image, self._at_access.quality_for(label, rng), rng),
             "label": label,
             "path": path,
             "generator": self._generator_names[self._generator_codes[index]],
             "seed": seed,
         }
+        if self._native_sizes is not None:
+            sample["native_size"] = torch.from_numpy(self._native_sizes[index])
+        return sample
 
-    def _decode(self, index: int) -> Pixels:
+    def _aligned(self, index: int) -> Pixels:
         image = decode_image(self.root / self._paths[index].decode())
-        if self.preparation.quality_shares is not None:
-            return image
+        if not self._is_aligned:
+            return self.preparation.to_common_size(image)
         return self.preparation.align(image, int(self.labels[index]), np.random.default_rng(0))
+
+
+def _as_sample(image: Pixels, offset: tuple[int, int]) -> dict[str, Any]:
+    channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return {"image": torch.from_numpy(channels_first), "crop_offset": torch.tensor(offset)}
 
 
 def _resized_crop(image: Pixels, size: int, rng: np.random.Generator) -> Pixels:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from datamodules.base import ImageDataModule
-from datamodules.image_dataset import ManifestDataset, Preparation
+from datamodules.image_dataset import Codec, ManifestDataset, Preparation
 from datamodules.manifest import SPLIT_FOLDERS, ManifestError, add_scan, manifest_from_folder
 from datamodules.manifest_csv import manifest_from_csv
 from datamodules.scan import list_images, scan_images
@@ -51,6 +51,9 @@ class RealFakeDataModule(ImageDataModule):
             quality, null for none. With ``reencode_reals`` null means ``fake_quality``, and reals follow the fakes.
         val_fraction: share of the images without a given split that become validation images.
         test_fraction: share that becomes test images.
+        codec: where images are re-encoded, in either case only the part around the crop: on the ``device``, or by
+            ``pillow`` in the workers; the pixels are the same. ``auto`` takes a GPU where there is one. What is
+            resized after the codec, or kept in memory, is always done by Pillow.
         crop: how workers cut training images: ``random``, ``center``, or ``resized`` (a random part of 8 % to all of
             the area, resized to ``crop_size``).
         eval_resize: side to which the short side of evaluated images is resized before the centre crop.
@@ -80,6 +83,7 @@ class RealFakeDataModule(ImageDataModule):
         test_fake_qualities: tuple[int | None, ...] = (None,),
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
+        codec: Codec | Literal["auto"] = "auto",
         crop: Literal["random", "center", "resized"] = "random",
         eval_resize: int | None = None,
         small_images: Literal["refuse", "pad", "drop"] = "refuse",
@@ -109,6 +113,7 @@ class RealFakeDataModule(ImageDataModule):
         self.fake_folders = [fake_folders] if isinstance(fake_folders, str) else fake_folders
         self.test_fake_qualities = test_fake_qualities
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.codec = codec
         self.crop, self.eval_resize = crop, eval_resize
         self.small_images, self.on_corrupt, self.verify_pixels = small_images, on_corrupt, verify_pixels
         qualities = {
@@ -217,8 +222,15 @@ class RealFakeDataModule(ImageDataModule):
     def _preparation(self, crop_size: int, **kwargs: Any) -> Preparation:
         """What all stages share: the common size and, where reals are re-encoded too, the common codec."""
         quality = self.fake_quality if self.reencode_reals and isinstance(self.fake_quality, int) else None
+        has_gpu = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
+        codec: Codec = ("device" if has_gpu else "pillow") if self.codec == "auto" else self.codec
         return Preparation(
-            crop_size, common_size=self.common_size, quality=quality, reencode_reals=self.reencode_reals, **kwargs
+            crop_size,
+            common_size=self.common_size,
+            quality=quality,
+            reencode_reals=self.reencode_reals,
+            codec=codec,
+            **kwargs,
         )
 
     def _dataset(self, rows: pd.DataFrame, preparation: Preparation, cached: bool = False) -> ManifestDataset:

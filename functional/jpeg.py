@@ -108,7 +108,10 @@ def estimate_quality(tables: npt.ArrayLike) -> tuple[int, bool]:
 
 
 def jpeg_roundtrip(
-    images: Tensor, quality: int | Sequence[int] | npt.NDArray[Any] | Tensor, subsampling: str = "4:2:0"
+    images: Tensor,
+    quality: int | Sequence[int] | npt.NDArray[Any] | Tensor,
+    subsampling: str = "4:2:0",
+    sizes: Tensor | None = None,
 ) -> Tensor:
     """Encode images as JPEG and decode them, on their own device, exactly as libjpeg(-turbo) does by default.
 
@@ -123,6 +126,9 @@ def jpeg_roundtrip(
             [1, 255] in natural order, luma and chroma, shape `(2, 64)` or `(B, 2, 64)`. Keep tensors of them on the
             CPU: their range is checked, for which a GPU would have to be waited for.
         subsampling: of chroma, `"4:4:4"`, `"4:2:2"` or `"4:2:0"`; without effect on grey images.
+        sizes: height and width of each image, integers on the CPU, shape `(B, 2)`, where images of several sizes were
+            padded at the bottom and on the right to share a batch. Each is compressed as if it were alone; what is
+            returned beyond its size has no meaning.
 
     Returns:
         Decoded images with the shape, dtype and device of `images`; floating ones are multiples of 1/255. No gradient
@@ -140,11 +146,17 @@ def jpeg_roundtrip(
     """
     _check_images(images, subsampling)
     tables = _tables_for(quality, len(images))
+    sizes = None if sizes is None else _checked_sizes(sizes, images)
     if images.device.type == "mps":  # has no float64
-        return jpeg_roundtrip(images.cpu(), quality, subsampling).to(images.device)
+        return jpeg_roundtrip(images.cpu(), quality, subsampling, sizes).to(images.device)
     result = torch.empty_like(images, memory_format=torch.contiguous_format)
     if not images.numel():
         return result
+    narrow: list[tuple[int, int, int]] = []
+    if sizes is not None:
+        least = 2 * SAMPLING_FACTORS[subsampling][1]
+        narrow = [(index, *size) for index, size in enumerate(sizes.tolist()) if size[1] <= least]
+        sizes = sizes.to(images.device)
     tables = tables.to(images.device)
     limit = _CHUNK_CPU if images.device.type == "cpu" else _CHUNK_GPU
     size = max(1, limit // (images.shape[-2] * images.shape[-1]))
@@ -153,11 +165,17 @@ def jpeg_roundtrip(
             chunk = slice(start, start + size)
             pixels = _to_eight_bits(images[chunk].contiguous())
             steps = tables[chunk] if len(tables) > 1 else tables
-            coded = code_gray(pixels, steps) if pixels.shape[1] == 1 else code_rgb(pixels, steps, subsampling)
+            true = None if sizes is None else sizes[chunk]
+            is_gray = pixels.shape[1] == 1
+            coded = code_gray(pixels, steps, true) if is_gray else code_rgb(pixels, steps, subsampling, true)
             if images.is_floating_point():
                 result[chunk].copy_(coded.floor_()).div_(255)
             else:
                 result[chunk].copy_(coded.short())  # torch truncates to 16 bits and then to 8 faster than at once
+    for index, height, width in narrow:  # libjpeg repeats chroma samples in these instead of interpolating them
+        one = images[index : index + 1, :, :height, :width]
+        steps = tables[min(index, len(tables) - 1)].flatten(1).long().cpu()
+        result[index, :, :height, :width] = jpeg_roundtrip(one, steps, subsampling)[0]
     return result
 
 
@@ -228,6 +246,18 @@ def _check_images(images: Tensor, subsampling: str) -> None:
         raise ValueError(f"images must be uint8 or floating, got {images.dtype}")
     if subsampling not in SAMPLING_FACTORS:
         raise ValueError(f"subsampling must be one of {', '.join(SAMPLING_FACTORS)}, got {subsampling!r}")
+
+
+def _checked_sizes(sizes: Tensor, images: Tensor) -> Tensor | None:
+    """The sizes as int64 on the CPU; None if every image fills its frame."""
+    frame = torch.tensor(images.shape[-2:])
+    given = sizes.detach().cpu()
+    if given.shape != (len(images), 2) or given.is_floating_point() or ((given < 1) | (given > frame)).any():
+        raise ValueError(
+            f"sizes must be height and width of each image, integers from 1 to {tuple(frame.tolist())}, shape "
+            f"({len(images)}, 2), got {tuple(given.shape)} of {given.dtype}"
+        )
+    return None if (given == frame).all() else given.long()
 
 
 def _to_eight_bits(images: Tensor) -> Tensor:

@@ -46,13 +46,15 @@ def _fixed(value: float) -> float:
     return int(value * _FIXED + 0.5) / _FIXED
 
 
-def code_rgb(pixels: Tensor, tables: Tensor, subsampling: str) -> Tensor:
+def code_rgb(pixels: Tensor, tables: Tensor, subsampling: str, sizes: Tensor | None = None) -> Tensor:
     """Encode and decode colour images.
 
     Args:
         pixels: red, green and blue as whole numbers in [0, 255], float32, shape `(B, 3, H, W)`.
         tables: quantisation steps of luma and chroma, float64, shape `(B, 2, 8, 8)` or `(1, 2, 8, 8)`.
         subsampling: a key of `SAMPLING_FACTORS`.
+        sizes: true height and width of each image where the batch is padded, int64 on the same device, `(B, 2)`;
+            where chroma is subsampled they are wide enough to be interpolated (see :func:`_is_box`).
 
     Returns:
         Decoded pixels in [0, 255] before the last truncation to whole numbers (towards zero), float32,
@@ -62,17 +64,27 @@ def code_rgb(pixels: Tensor, tables: Tensor, subsampling: str) -> Tensor:
     rows, columns = SAMPLING_FACTORS[subsampling]
     # libjpeg replicates the right edge up to whole blocks of chroma before it averages; below the image only up to
     # a whole row of chroma, and the rows below that are copies of the averages.
+    if sizes is not None:
+        pixels = _repeat_edges(pixels, sizes)
+        scale = sizes.new_tensor((rows, columns))
+        small_sizes = (sizes + scale - 1) // scale
     luma, chroma = _to_ycc(_replicate(pixels, _whole(height, rows), _whole(width, 8 * columns)))
     small = _shrink(chroma, rows, columns)
+    if sizes is not None:
+        small = _repeat_edges(small, small_sizes, axes=(-2,))
     luma = _code_planes(_replicate(luma, _whole(height, 8), luma.shape[-1]), tables[:, :1])
     small = _code_planes(_replicate(small, _whole(small.shape[-2], 8), small.shape[-1]), tables[:, 1:])
     small = small[..., : -(-height // rows), : -(-width // columns)]
+    if sizes is not None:
+        small = _repeat_edges(small, small_sizes)
     return _to_rgb(luma[..., :height, :width], _enlarge(small, rows, columns)[..., :height, :width])
 
 
-def code_gray(pixels: Tensor, tables: Tensor) -> Tensor:
+def code_gray(pixels: Tensor, tables: Tensor, sizes: Tensor | None = None) -> Tensor:
     """Encode and decode images of one channel, `(B, 1, H, W)`; otherwise as :func:`code_rgb`."""
     height, width = pixels.shape[-2:]
+    if sizes is not None:
+        pixels = _repeat_edges(pixels, sizes)
     plane = _replicate(pixels, _whole(height, 8), _whole(width, 8)) - _CENTRE
     return _code_planes(plane, tables[:, :1])[..., :height, :width] + _CENTRE
 
@@ -128,6 +140,15 @@ def _replicate(planes: Tensor, height: int, width: int) -> Tensor:
         planes = torch.cat((planes, planes[..., -1:].expand(*planes.shape[:-1], right)), -1)
     if below:
         planes = torch.cat((planes, planes[..., -1:, :].expand(*planes.shape[:-2], below, width)), -2)
+    return planes
+
+
+def _repeat_edges(planes: Tensor, sizes: Tensor, axes: tuple[int, ...] = (-2, -1)) -> Tensor:
+    """Overwrite what lies beyond each image's true size, `(B, 2)`, by its last row and column."""
+    for axis in axes:
+        ends = sizes[:, axis, None] - 1  # (B, 1)
+        index = torch.minimum(torch.arange(planes.shape[axis], device=planes.device), ends)
+        planes = planes.gather(axis, index[:, None, :, None].transpose(-2, axis).expand_as(planes))
     return planes
 
 

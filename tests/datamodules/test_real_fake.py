@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import pytest
 import torch
 from conftest import noise, write_image
 from PIL import Image
+from torch.utils.data import default_collate
 
 from datamodules import GenImageDataModule, ManifestError, ProceduralGenImageDataModule, RealFakeDataModule
 from datamodules.image_dataset import ManifestDataset, Preparation
 from datamodules.sampling import Draw
 from datamodules.scan import list_images
-from datamodules.transforms import Augmentation
+from datamodules.transforms import Augmentation, compress_windows
 
 
 def ready(datamodule: RealFakeDataModule, stage: str = "fit") -> RealFakeDataModule:
@@ -53,17 +55,67 @@ def test_splits_are_disjoint_and_stratified(real_fake_root):
     assert set(data.train_set.paths).isdisjoint(data.val_set.paths)
 
 
-def test_fakes_are_aligned_at_native_size_before_the_crop(tmp_path):
-    """The pixels that reach training are those of Pillow's own quality-96 file, cut afterwards."""
-    pixels = noise(np.random.default_rng(0), 50, 61)
+def crops(dataset, draws) -> np.ndarray:
+    """Samples as they leave the codec on the device, uint8 ``(N, H, W, 3)``."""
+    batch = default_collate([dataset[draw] for draw in draws])
+    images = batch["image"]
+    if "codec" in batch:
+        images = compress_windows(images, {key: value.tolist() for key, value in batch["codec"].items()})
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("codec", ["device", "pillow"])
+@pytest.mark.parametrize("shape", [(50, 61), (200, 187), (32, 32), (33, 96)])
+def test_fakes_are_aligned_at_native_size_before_the_crop(tmp_path, codec, shape):
+    """The pixels that reach training are those of Pillow's own quality-96 file, cut afterwards, wherever the cut is."""
+    pixels = noise(np.random.default_rng(0), *shape)
     write_image(tmp_path / "fake.png", pixels)
     rows = pd.DataFrame({"path": ["fake.png"] * 2, "label": [1, 0], "generator": ["g", "real"]})
-    dataset = ManifestDataset(rows, tmp_path, Preparation(32, "center", quality=96))
-    fake, real = (dataset[Draw(index, 0)]["image"].permute(1, 2, 0).numpy() for index in (0, 1))
-    top, left = (50 - 32) // 2, (61 - 32) // 2
-    window = (slice(top, top + 32), slice(left, left + 32))
-    np.testing.assert_array_equal(fake, saved_by_pillow(pixels, 96)[window])
-    np.testing.assert_array_equal(real, pixels[window])
+    whole = {1: saved_by_pillow(pixels, 96), 0: pixels}
+    for place in ("center", "random"):
+        dataset = ManifestDataset(rows, tmp_path, Preparation(32, place, quality=96, codec=codec))
+        draws = [Draw(index, seed) for seed in range(10) for index in (0, 1)]
+        for draw, got in zip(draws, crops(dataset, draws), strict=True):
+            top, left = dataset[draw]["crop_offset"].tolist()
+            if place == "center":
+                assert (top, left) == ((shape[0] - 32) // 2, (shape[1] - 32) // 2)
+            np.testing.assert_array_equal(got, whole[1 - draw.item][top : top + 32, left : left + 32])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_where_the_codec_runs_changes_no_pixel(tmp_path, cached):
+    """Also with drawn qualities, padded images, a common size, and a resize after the codec."""
+    rng = np.random.default_rng(0)
+    for index, shape in enumerate([(70, 90), (41, 120), (20, 25), (64, 64)]):
+        write_image(tmp_path / f"{index}.png", noise(rng, *shape))
+    rows = pd.DataFrame({"path": [f"{i}.png" for i in range(4)], "label": [1, 0, 1, -1], "generator": "g"})
+    shares = np.zeros(101)
+    shares[[60, 90]] = 0.5
+    for options in (
+        {"quality": 75},
+        {"quality_shares": shares},
+        {"quality": 30, "reencode_reals": True, "common_size": 48},
+        {"quality": 30, "resize": 50},
+        {"quality": 30, "crop": "resized"},
+    ):
+        preparation = Preparation(**{"crop_size": 40, "crop": "random", "reencode_reals": True, **options})
+        on_device, in_worker = (
+            crops(
+                ManifestDataset(rows, tmp_path, replace(preparation, codec=codec), cached),
+                [Draw(i, 7) for i in range(4)],
+            )
+            for codec in ("device", "pillow")
+        )
+        np.testing.assert_array_equal(on_device, in_worker)
+
+
+def test_batches_tell_native_size_and_place_of_the_crop(real_fake_root):
+    data = ready(RealFakeDataModule(root=str(real_fake_root), image_size=32, num_workers=0))
+    batch = next(iter(data.val_dataloader()))
+    assert batch["native_size"].tolist() == [[40, 48]] * len(batch["label"])
+    assert batch["crop_offset"].tolist() == [[4, 8]] * len(batch["label"])
+    resized = ready(RealFakeDataModule(root=str(real_fake_root), image_size=32, eval_resize=36, num_workers=0))
+    assert next(iter(resized.val_dataloader()))["crop_offset"].unique().tolist() == [-1]
 
 
 def test_reals_are_reencoded_only_when_asked(tmp_path):
@@ -72,8 +124,8 @@ def test_reals_are_reencoded_only_when_asked(tmp_path):
     rows = pd.DataFrame({"path": ["a.png"] * 3, "label": [0, 1, -1], "generator": ["real", "g", ""]})
     both = ManifestDataset(rows, tmp_path, Preparation(40, quality=80, reencode_reals=True))
     expected = saved_by_pillow(pixels, 80)
-    for index in range(3):
-        np.testing.assert_array_equal(both[Draw(index, 1)]["image"].permute(1, 2, 0), expected)
+    for got in crops(both, [Draw(index, 1) for index in range(3)]):
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_matched_quality_draws_from_the_histogram_by_seed(tmp_path):
@@ -86,7 +138,7 @@ def test_matched_quality_draws_from_the_histogram_by_seed(tmp_path):
     candidates = {q: saved_by_pillow(pixels, q) for q in (60, 90)}
     seen = []
     for seed in range(20):
-        image = dataset[Draw(0, seed)]["image"].permute(1, 2, 0).numpy()
+        image = crops(dataset, [Draw(0, seed)])[0]
         seen += [q for q, expected in candidates.items() if np.array_equal(image, expected)]
     assert len(seen) == 20
     assert set(seen) == {60, 90}
@@ -306,3 +358,12 @@ def test_procedural_world_runs_the_whole_pipeline(tmp_path):
     assert list(data.test_sets) == ["nearest", "sinc"]
     formats = data.manifest.groupby("label")["format"].unique().map(list).to_dict()
     assert formats == {0: ["JPEG"], 1: ["PNG"]}
+
+
+def test_training_on_the_device_codec_equals_training_on_pillows(cli, detector_arguments):
+    arguments = [*detector_arguments, "--data.fake_quality=60", "--trainer.max_epochs=1"]
+    states = [
+        cli("fit", *arguments, f"--data.codec={codec}", f"--experiment={codec}").model.state_dict()
+        for codec in ("device", "pillow")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])

@@ -177,6 +177,28 @@ def test_windows_of_whole_blocks_equal_crops_of_the_whole(subsampling, unit, rea
     assert differs.tolist() == [reach[0] == 1] * 2 + [reach[1] == 1] * 2  # no margin is stated that is not needed
 
 
+@pytest.mark.parametrize("subsampling", SAMPLINGS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_padded_to_one_shape_are_compressed_as_if_alone(subsampling, channels):
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        frame = rng.integers(12, 60, 2)
+        sizes = torch.from_numpy(np.minimum(rng.integers(1, frame + 1, (6, 2)), frame))
+        sizes[0] = torch.from_numpy(frame)
+        images, qualities = noise(6, tuple(frame), channels), rng.integers(1, 101, 6)
+        coded = jpeg_roundtrip(images, qualities, subsampling, sizes)
+        for index, (height, width) in enumerate(sizes.tolist()):
+            alone = images[index : index + 1, :, :height, :width]
+            expected = pillow(alone, subsampling, quality=[int(qualities[index])])
+            assert torch.equal(coded[index : index + 1, :, :height, :width], expected)
+
+
+@pytest.mark.parametrize("sizes", [[[8, 9]], [[0, 8]], [[8, 8], [8, 8]], [[8.0, 8.0]]])
+def test_sizes_beyond_the_frame_are_refused(sizes):
+    with pytest.raises(ValueError, match="sizes must be height and width"):
+        jpeg_roundtrip(noise(1, (8, 8)), 75, sizes=torch.tensor(sizes))
+
+
 def test_windows_off_the_grid_differ():
     images = natural(1, (96, 96))
     whole = jpeg_roundtrip(images, 75)
