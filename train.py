@@ -1,4 +1,4 @@
-"""The one entry of TrueLight: ``python train.py fit | validate | test | predict``.
+"""The one entry of TrueLight: ``python train.py fit | validate | test | predict | audit``.
 
 LightningCLI in subclass mode with OmegaConf interpolation. Configs compose (``-c a.yaml -c b.yaml``), every class is
 named by its short name or import path, and whatever is on the command line wins, also over a checkpoint.
@@ -32,6 +32,7 @@ import datamodules
 import lightning_modules
 from callbacks.run_directory import SaveRunConfig, find_checkpoint, new_run_directory, unused_path
 from callbacks.seed_per_rank import SeedPerRank
+from datamodules.audit import AuditReport, audit
 
 __all__ = ["TrueLightCLI", "main"]
 
@@ -39,6 +40,9 @@ DEFAULT_LOGGERS: list[dict[str, Any]] = [
     {"class_path": "CSVLogger", "init_args": {"save_dir": "", "name": "", "version": "csv"}},
     {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "", "name": "", "version": "tensorboard"}},
 ]
+
+
+_QUIET_TRAINER = {"callbacks": None, "logger": False, "accelerator": "cpu", "devices": 1, "strategy": "auto"}
 
 
 class FriendlyParser(LightningArgumentParser):
@@ -53,8 +57,54 @@ class FriendlyParser(LightningArgumentParser):
         raise SystemExit(2) from ex
 
 
+class TrueLightTrainer(Trainer):
+    """Lightning's trainer, and the audit of a data set, which needs no model."""
+
+    def audit(self, model: LightningModule | None, datamodule: LightningDataModule, samples: int = 300) -> AuditReport:
+        """Tell whether format, size or codec give the labels of a data set away, and which settings take that out.
+
+        Args:
+            model: not needed.
+            datamodule: the data, e.g. RealFakeDataModule.
+            samples: most images of each label whose pixels are looked at.
+        """
+        if not hasattr(datamodule, "training_view"):
+            raise TypeError(f"audit: {type(datamodule).__name__} has no real and fake images to compare.")
+        datamodule.trainer = self  # where reports go
+        datamodule.prepare_data()
+        report = audit(datamodule, samples)  # type: ignore[arg-type]
+        directory = Path(self.default_root_dir)
+        written = report.write(directory, f"{type(datamodule).__module__}.{type(datamodule).__name__}")
+        print(f"\n{report.text()}\n\nWritten:")
+        for file in written:
+            print(f"  {file}")
+        if report.fix is not None:
+            print(f"Train with the shortcut taken out: python train.py fit ... -c {directory / 'audit_fix.yaml'}")
+        return report
+
+
 class TrueLightCLI(LightningCLI):
     """LightningCLI with run directories, data-to-model links and checkpoints that never overrule the command line."""
+
+    _without_model = False  # while the parser of a subcommand is built that needs none
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's subcommands and our own."""
+        return {**LightningCLI.subcommands(), "audit": {"model", "datamodule"}}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        self._without_model = subcommand == "audit"
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Trainer, model and data; for the audit the model may be left out."""
+        if not self._without_model:
+            super().add_core_arguments_to_parser(parser)
+            return
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True, required=False)
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--experiment``, ``--runs`` and the links from data to model."""
@@ -62,8 +112,9 @@ class TrueLightCLI(LightningCLI):
             "--experiment", type=str, default="default", help="Name of the experiment: runs/<experiment>/<time>/."
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder that holds all experiments.")
-        parser.link_arguments("data.class_path", "model.init_args.num_classes", compute_fn=_class_count)
-        parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
+        if not self._without_model:
+            parser.link_arguments("data.class_path", "model.init_args.num_classes", compute_fn=_class_count)
+            parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line alone: Lightning would let the checkpoint's hyperparameters overrule it."""
@@ -71,7 +122,10 @@ class TrueLightCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run's directory and checkpoint, and point every logger at the directory."""
         config = self.config[self.subcommand] if self.subcommand else self.config
-        if self.subcommand:
+        if self.subcommand == "audit":  # the model of a training config is not built, nor what watches it
+            config.model = None
+            config.trainer.update(Namespace(_QUIET_TRAINER))
+        elif self.subcommand:
             config.weights_only = True  # a checkpoint is data, never code
         self.run_directory: Path | None = None
         record = config.clone()
@@ -80,7 +134,7 @@ class TrueLightCLI(LightningCLI):
             return
         root = Path(config.runs) / config.experiment
         resumed = self._resolve_checkpoint(config, root)
-        if self.subcommand not in (None, "fit"):
+        if self.subcommand not in (None, "fit", "audit"):
             record.ckpt_path = config.ckpt_path
         # A resumed fit goes on in its own directory, so that "best" still means the best of all its epochs.
         suffix = "" if self.subcommand in (None, "fit") else f"-{self.subcommand}"
@@ -100,7 +154,7 @@ class TrueLightCLI(LightningCLI):
     def _resolve_checkpoint(self, config: Namespace, root: Path) -> Path | None:
         """Replace ``last``/``best``/nothing by a file; return the directory that a resumed fit goes on in."""
         wanted, fitting = config.get("ckpt_path"), self.subcommand == "fit"
-        if self.subcommand is None or (fitting and wanted is None):
+        if self.subcommand in (None, "audit") or (fitting and wanted is None):
             return None
         if wanted in ("last", "best", None):
             name = f"{wanted or 'best'}.ckpt"
@@ -130,6 +184,9 @@ class TrueLightCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._no_empty_run_left():
+            if subcommand == "audit" and self.run_directory:
+                record = self._parser(subcommand).dump(self.save_config_kwargs["record"], skip_unset=False)
+                (self.run_directory / "config.yaml").write_text(record, encoding="utf-8")
             super()._run_subcommand(subcommand)
 
     @contextmanager
@@ -288,6 +345,7 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            trainer_class=TrueLightTrainer,
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,

@@ -24,7 +24,9 @@ class PredictionWriter(Callback):
     """Write what ``predict`` returns to ``predictions.csv`` and the images to ``predictions.png``.
 
     It needs a module whose ``predict_step`` returns a dictionary with ``path`` and tensors of one row per image;
-    ``verdict`` and ``verdict_names``, where present, become words and colours.
+    ``verdict`` and ``verdict_names``, where present, become words and colours. If the module's ``predict_attribution``
+    is true, its ``attribution(x)``, maps ``(B, H, W)`` in [0, 1] of images ``(B, 3, H, W)``, is laid over the images of
+    the sheet in ``attributions.png``.
 
     Args:
         sheet: most images on the contact sheet; those nearest to the unsure band come first. 0 draws none.
@@ -35,10 +37,16 @@ class PredictionWriter(Callback):
         self._rows: list[pd.DataFrame] = []
         self._shown = pd.DataFrame()
         self._pictures: dict[str, np.ndarray] = {}
+        self._maps: dict[str, np.ndarray] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier run."""
-        self._rows, self._shown, self._pictures = [], pd.DataFrame(), {}
+        """Forget an earlier run, and refuse a module that promises maps and has none."""
+        if getattr(pl_module, "predict_attribution", False) and not hasattr(pl_module, "attribution"):
+            raise TypeError(
+                f"PredictionWriter needs {type(pl_module).__name__}.attribution(x) to draw maps, which it lacks. Set "
+                "model.predict_attribution to false."
+            )
+        self._rows, self._shown, self._pictures, self._maps = [], pd.DataFrame(), {}, {}
 
     def on_predict_batch_end(
         self,
@@ -55,23 +63,30 @@ class PredictionWriter(Callback):
         rows = _table(outputs)
         self._rows.append(rows)
         self._shown = _least_certain(pd.concat([self._shown, rows]), self.sheet)
-        new = set(self._shown["path"]) - self._pictures.keys()
-        for path, image in zip(batch["path"], batch["image"], strict=True):
-            if path in new:
-                self._pictures[path] = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        self._pictures = {path: self._pictures[path] for path in self._shown["path"]}
+        shown = set(self._shown["path"])
+        missing = shown - self._pictures.keys()
+        new = [index for index, path in enumerate(batch["path"]) if path in missing]
+        if new:
+            images = batch["image"][new]
+            self._pictures |= _by_path(batch["path"], new, images.permute(0, 2, 3, 1))
+            module: Any = pl_module
+            if getattr(module, "predict_attribution", False):  # of these only: it costs another pass
+                self._maps |= _by_path(batch["path"], new, module.attribution(images))
+        self._pictures = {path: image for path, image in self._pictures.items() if path in shown}
+        self._maps = {path: image for path, image in self._maps.items() if path in shown}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all ranks and write."""
         directory = run_directory(trainer)
-        parts: list[Any] = [(self._rows, self._pictures)]
+        parts: list[Any] = [(self._rows, self._pictures, self._maps)]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
-            distributed.all_gather_object(parts, (self._rows, self._pictures))
+            distributed.all_gather_object(parts, (self._rows, self._pictures, self._maps))
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        pictures = {path: image for _, images in parts for path, image in images.items()}
-        table = pd.concat([rows for frames, _ in parts for rows in frames], ignore_index=True)
+        pictures = {path: image for _, images, _ in parts for path, image in images.items()}
+        maps = {path: image for *_, images in parts for path, image in images.items()}
+        table = pd.concat([rows for frames, *_ in parts for rows in frames], ignore_index=True)
         table = table.drop_duplicates("path").sort_values("path")
         written = log_table(trainer, directory, "predictions", table, index=False)
         message = f"{len(table)} images judged; table: {written}"
@@ -82,6 +97,10 @@ class PredictionWriter(Callback):
         if self.sheet and len(shown):
             figure = _contact_sheet(shown, pictures)
             message += f"\nPictures: {log_figure(trainer, directory, 'predictions', figure)}"
+        if maps and len(shown):
+            figure = _contact_sheet(shown, pictures, maps)
+            figure.suptitle('Where the network saw "fake":\nhint, not evidence', fontsize=9)  # fits one column
+            message += f"\nAttributions: {log_figure(trainer, directory, 'attributions', figure)}"
         rank_zero_info(message)
 
 
@@ -111,13 +130,24 @@ def _least_certain(table: pd.DataFrame, count: int) -> pd.DataFrame:
     return table.head(count)
 
 
-def _contact_sheet(table: pd.DataFrame, pictures: dict[str, np.ndarray], columns: int = 8) -> Figure:
+def _by_path(paths: list[str], indices: list[int], values: Tensor) -> dict[str, np.ndarray]:
+    """Bytes of values in [0, 1], under the paths at the given indices of a batch."""
+    pixels = (values * 255).round().byte().cpu().numpy()
+    return {paths[index]: image for index, image in zip(indices, pixels, strict=True)}
+
+
+def _contact_sheet(
+    table: pd.DataFrame, pictures: dict[str, np.ndarray], maps: dict[str, np.ndarray] | None = None, columns: int = 8
+) -> Figure:
     columns = min(columns, len(table))
     rows = -(-len(table) // columns)
     figure = Figure(figsize=(1.9 * columns, 2.15 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, row in zip(grid, table.to_dict("records"), strict=False):
         axes.imshow(pictures[row["path"]])
+        if maps:
+            strength = maps[row["path"]] / 255
+            axes.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.7 * strength)
         verdict = str(row.get("verdict", row.get("prediction", "")))
         share = f" {row['probability']:.2f}" if "probability" in row else ""
         axes.set_title(verdict + share, color=_COLOURS.get(verdict, "black"), fontsize=9)

@@ -3,7 +3,7 @@
 Columns: `path` (relative to the data root, forward slashes), `label` (int64, 0 = real, 1 = fake), `generator`
 ("real" for reals; the generator's name for fakes, "fake" if unknown), `class`, `split` ("train", "val", "test") and
 `group` (text or None), and once `add_scan` has run, those of the scan: `width`, `height`, `format`, `quality`,
-`subsampling`, `standard_tables`, `sha256`, `orientation`, `bytes` and `mode`.
+`subsampling`, `standard_tables`, `tables`, `exif`, `sha256`, `orientation`, `bytes` and `mode`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ MEASURED_COLUMNS = {
     "quality": "Int64",
     "subsampling": "object",
     "standard_tables": "boolean",
+    "tables": "object",
+    "exif": "boolean",
     "sha256": "object",
     "orientation": "int64",
     "bytes": "int64",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.audit.leaks import Leakage, measure
+from datamodules.audit.view import View
 from datamodules.base import ImageDataModule
 from datamodules.image_dataset import Codec, ManifestDataset, Preparation
 from datamodules.manifest import SPLIT_FOLDERS, ManifestError, add_scan, manifest_from_folder
@@ -54,6 +58,8 @@ class RealFakeDataModule(ImageDataModule):
         codec: where images are re-encoded, in either case only the part around the crop: on the ``device``, or by
             ``pillow`` in the workers; the pixels are the same. ``auto`` takes a GPU where there is one. What is
             resized after the codec, or kept in memory, is always done by Pillow.
+        audit: what to do before training if format, size or codec give the label away with an AUROC above 0.6, see
+            ``train.py audit``: ``warn``, ``refuse``, or ``off`` to not look.
         crop: how workers cut training images: ``random``, ``center``, or ``resized`` (a random part of 8 % to all of
             the area, resized to ``crop_size``).
         eval_resize: side to which the short side of evaluated images is resized before the centre crop.
@@ -84,6 +90,7 @@ class RealFakeDataModule(ImageDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         codec: Codec | Literal["auto"] = "auto",
+        audit: Literal["warn", "refuse", "off"] = "warn",
         crop: Literal["random", "center", "resized"] = "random",
         eval_resize: int | None = None,
         small_images: Literal["refuse", "pad", "drop"] = "refuse",
@@ -97,46 +104,55 @@ class RealFakeDataModule(ImageDataModule):
         super().__init__(**kwargs)
         self.manifest_file = Path(manifest).expanduser() if manifest else None
         self.root = Path(root or (self.manifest_file.parent if self.manifest_file else "data")).expanduser()
-        chosen = (
-            named_selection(selection, quality, size_window)
-            if isinstance(selection, str)
-            else Selection(tuple(selection))
-        )
-        self.selection = chosen
-        self.fake_quality: FakeQuality = chosen.fake_quality if fake_quality == "auto" else fake_quality
-        if reencode_reals and not isinstance(self.fake_quality, int):
-            raise ValueError(
-                "data.reencode_reals needs one quality for both classes: set data.fake_quality, e.g. to 96."
-            )
-        self.common_size, self.reencode_reals = common_size, reencode_reals
+        self.set_alignment(selection, quality, size_window, fake_quality, common_size, reencode_reals)
         self.real_folders = [real_folders] if isinstance(real_folders, str) else real_folders
         self.fake_folders = [fake_folders] if isinstance(fake_folders, str) else fake_folders
         self.test_fake_qualities = test_fake_qualities
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.codec = codec
+        self.codec, self.audit = codec, audit
         self.crop, self.eval_resize = crop, eval_resize
         self.small_images, self.on_corrupt, self.verify_pixels = small_images, on_corrupt, verify_pixels
-        qualities = {
-            "fake_quality": (self.fake_quality,),
-            "quality": (quality,),
-            "test_fake_qualities": test_fake_qualities,
-        }
-        for key, values in qualities.items():
-            for value in values:
-                if isinstance(value, int) and not 1 <= value <= 100:
-                    raise ValueError(f"data.{key}={value}: a JPEG quality is a number from 1 to 100.")
+        _check_qualities("test_fake_qualities", *test_fake_qualities)
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise ValueError(
                 f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must leave some for training."
             )
-        if common_size is not None and common_size < self.crop_size:
-            raise ValueError(f"data.common_size={common_size} is smaller than the crop of {self.crop_size} pixels.")
         self.cache_images = cache_images
         default_cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "truelight"
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache
         self.predict_root = Path(predict_root).expanduser() if predict_root else None
         self.manifest: pd.DataFrame | None = None
         self.selection_reports: dict[str, pd.DataFrame] = {}
+
+    def set_alignment(
+        self,
+        selection: str | list[Filter] = "raw",
+        quality: int = 96,
+        size_window: tuple[int, int] = (450, 550),
+        fake_quality: FakeQuality | Literal["auto"] = "auto",
+        common_size: int | None = None,
+        reencode_reals: bool = False,
+    ) -> None:
+        """Choose which images are used and what takes codec and size out of the label; arguments as for the class.
+
+        Raises:
+            ValueError: if they contradict one another or are out of range.
+        """
+        _check_qualities("quality", quality)
+        _check_qualities("fake_quality", fake_quality)
+        self.selection = (
+            named_selection(selection, quality, size_window)
+            if isinstance(selection, str)
+            else Selection(tuple(selection))
+        )
+        self.fake_quality: FakeQuality = self.selection.fake_quality if fake_quality == "auto" else fake_quality
+        if reencode_reals and not isinstance(self.fake_quality, int):
+            raise ValueError(
+                "data.reencode_reals needs one quality for both classes: set data.fake_quality, e.g. to 96."
+            )
+        if common_size is not None and common_size < self.crop_size:
+            raise ValueError(f"data.common_size={common_size} is smaller than the crop of {self.crop_size} pixels.")
+        self.common_size, self.reencode_reals = common_size, reencode_reals
 
     # --- what a subclass for another layout overrides -------------------------------------------------------------
 
@@ -160,9 +176,12 @@ class RealFakeDataModule(ImageDataModule):
     # --------------------------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Scan the files once; every process then reads the cache."""
-        if not self._predicting():
-            self._scanned_manifest(report=True)
+        """Scan and audit the files once; every process then reads the cache."""
+        if self._predicting():
+            return
+        self._scanned_manifest(report=True)
+        if self._is_audited():
+            self._leakage()
 
     def setup(self, stage: str) -> None:
         """Build the data sets of a stage.
@@ -174,38 +193,103 @@ class RealFakeDataModule(ImageDataModule):
         if stage == "predict":
             self.predict_set = self._predict_set()
             return
+        manifest = self.split_manifest()
+        if stage == "fit" and self._is_audited():
+            self._judge(self._leakage())
+        if stage in ("fit", "validate"):
+            self._setup_training(manifest)
+        if stage == "test":
+            self._setup_test(manifest[manifest["split"] == "test"])
+
+    def split_manifest(self) -> pd.DataFrame:
+        """Table of all usable images, scanned and split; remembered."""
         if self.manifest is None:
             manifest = self._scanned_manifest(report=False)
             # Reals are stratified over the folders they share with a generator, where there are such folders.
             strata = manifest.assign(generator=manifest.get("subset", manifest["generator"]))
             fractions = {"val_fraction": self.val_fraction, "test_fraction": self.test_fraction}
             self.manifest = manifest.assign(split=assign_splits(strata, **fractions, seed=self.seed)["split"])
-        manifest = self.manifest
-        if stage in ("fit", "validate"):
-            self._setup_training(manifest)
-        if stage == "test":
-            self._setup_test(manifest[manifest["split"] == "test"])
+        return self.manifest
+
+    def select_rows(self, manifest: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Rows of the ``train`` or ``val`` split that the selection keeps, and the report of what it did."""
+        rows = self.training_rows(manifest)
+        part = rows[rows["split"] == split]
+        _need_both_labels(part, f"the {split} split of {self.root}", "data.val_fraction")
+        return select(part, self.selection.filters, self.seed)
+
+    def with_codec(self, preparation: Preparation, train_rows: pd.DataFrame) -> Preparation:
+        """What training and validation do to fakes, added to what all stages do."""
+        if self.fake_quality == "matched":
+            return replace(preparation, quality_shares=quality_histogram(train_rows))
+        return preparation if self.fake_quality is None else replace(preparation, quality=self.fake_quality)
+
+    @property
+    def source(self) -> str:
+        """What the images are, for reports."""
+        folders = [*(self.real_folders or []), *(self.fake_folders or [])]
+        return f"{self.manifest_file or self.root}" + (f": {', '.join(folders)}" if folders else "")
+
+    def training_view(self, name: str = "as trained") -> View:
+        """The training images as they are selected and aligned."""
+        rows, _ = self.select_rows(self.split_manifest(), "train")
+        return View(name, rows, self.root, self.with_codec(self._preparation(self.crop_size), rows))
+
+    def files_view(self) -> View:
+        """All files as they lie on the disk."""
+        return View("files", self.split_manifest(), self.root, Preparation(self.crop_size), whole=True)
+
+    def _is_audited(self) -> bool:
+        trainer = self.trainer
+        fitting = trainer is not None and trainer.state.fn == "fit" and not getattr(trainer, "fast_dev_run", False)
+        return fitting and self.audit != "off"
+
+    def _leakage(self) -> Leakage:
+        """What gives the labels of the training images away; measured once, then read from the cache."""
+        view = self.training_view()
+        digest = hashlib.sha256(repr((view.preparation, view.rows.shape)).encode())
+        digest.update(view.rows[["path", "label", "sha256"]].to_csv(index=False).encode(errors="surrogateescape"))
+        file = self.cache_dir / f"audit-{digest.hexdigest()[:24]}.json"
+        if file.is_file():
+            try:
+                return Leakage.from_dict(json.loads(file.read_text()))
+            except (ValueError, KeyError, TypeError) as error:
+                logger.warning("audit cache %s is ignored: %s", file, error)
+        leakage, _, _ = measure(view, per_label=100, spectrum=False)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(leakage.as_dict()))
+        except OSError as error:  # a read-only folder costs the cache, not the run
+            logger.warning("audit cache %s cannot be written: %s", file, error)
+        return leakage
+
+    def _judge(self, leakage: Leakage) -> None:
+        """Warn of a shortcut, or refuse it."""
+        if leakage.worst is None:
+            return
+        name, leak = leakage.worst
+        causes = [key for key in ("format", "compression", "size", "codec") if leakage.leaks[key].leaks]
+        message = (
+            f"The labels of {self.root} can be told without looking at the pictures: {', '.join(causes)} "
+            f"({name} AUROC {leak}). A detector learns that first. `python train.py audit` with the same --data "
+            "options shows where it lies and writes the settings that take it out; data.audit=off silences this."
+        )
+        if self.audit == "refuse":
+            raise ManifestError(message)
+        rank_zero_warn(message)
 
     def _setup_training(self, manifest: pd.DataFrame) -> None:
-        rows = self.training_rows(manifest)
         chosen: dict[str, pd.DataFrame] = {}
         for split in ("train", "val"):
-            part = rows[rows["split"] == split]
-            _need_both_labels(part, f"the {split} split of {self.root}", "data.val_fraction")
-            chosen[split], self.selection_reports[split] = select(part, self.selection.filters, self.seed)
+            chosen[split], self.selection_reports[split] = self.select_rows(manifest, split)
             if self.selection.filters:
                 counts = self.selection_reports[split].to_string(index=False)
                 logger.info("Selection of the %s split:\n%s", split, counts)
-        train = self._preparation(self.crop_size, crop=self.crop)
+        train = self.with_codec(self._preparation(self.crop_size, crop=self.crop), chosen["train"])
         crop_first = self.crop_size if self.eval_resize and self.crop != "resized" else None
         val = self._preparation(self.image_size, crop_first=crop_first, resize=self.eval_resize)
-        if self.fake_quality == "matched":
-            shares = quality_histogram(chosen["train"])
-            train, val = replace(train, quality_shares=shares), replace(val, quality_shares=shares)
-        elif self.fake_quality is not None:
-            train, val = replace(train, quality=self.fake_quality), replace(val, quality=self.fake_quality)
         self.train_set = self._dataset(chosen["train"], train, self.cache_images)
-        self.val_set = self._dataset(chosen["val"], val, self.cache_images)
+        self.val_set = self._dataset(chosen["val"], self.with_codec(val, chosen["train"]), self.cache_images)
 
     def _setup_test(self, manifest: pd.DataFrame) -> None:
         if manifest.empty:
@@ -320,6 +404,12 @@ def _named_row(folder: str, path: str, label: int, generator: str) -> dict[str, 
         "split": splits[0] if splits else None,
         "group": None,
     }
+
+
+def _check_qualities(key: str, *values: object) -> None:
+    for value in values:
+        if isinstance(value, int) and not 1 <= value <= 100:
+            raise ValueError(f"data.{key}={value}: a JPEG quality is a number from 1 to 100.")
 
 
 def _need_both_labels(rows: pd.DataFrame, where: str, key: str) -> None:

@@ -44,6 +44,8 @@ _DTYPES = {
     "quality": "Int64",
     "standard_tables": "boolean",
     "subsampling": "object",
+    "tables": "object",
+    "exif": "boolean",
     "orientation": "Int64",
     "bytes": "Int64",
     "sha256": "object",
@@ -136,8 +138,9 @@ def scan_images(
     Returns:
         One row per path, in their order, with the columns `SCAN_COLUMNS`: `path`; `width` and `height` of the
         upright image; `format` ("JPEG", "PNG", ...) and Pillow's `mode`; for JPEG files `quality` (nearest IJG
-        quality, 1 to 100), `standard_tables` (whether the tables are IJG's own) and `subsampling` ("4:4:4",
-        "4:2:2", "4:2:0", "gray", ...); EXIF `orientation` (1 to 8); `bytes`; `sha256` of the file; `error`
+        quality, 1 to 100), `standard_tables` (whether the tables are IJG's own), `tables` (eight hexadecimal digits
+        that stand for them) and `subsampling` ("4:4:4", "4:2:2", "4:2:0", "gray", ...); `exif` (whether there are
+        EXIF data) and their `orientation` (1 to 8); `bytes`; `sha256` of the file; `error`
         (None, or the reason in one line why the file cannot be used). An animation stands by its first frame.
 
     Raises:
@@ -244,7 +247,7 @@ def _header(image: Image.Image) -> _Row:
     orientation = exif_orientation(image)
     if orientation >= 5 and image.format != "TIFF":  # Pillow gives TIFF sizes upright already
         width, height = height, width
-    return {**row, "width": width, "height": height, "orientation": orientation}
+    return {**row, "width": width, "height": height, "orientation": orientation, "exif": "exif" in image.info}
 
 
 def _jpeg_coding(image: JpegImagePlugin.JpegImageFile) -> _Row:
@@ -259,6 +262,7 @@ def _jpeg_coding(image: JpegImagePlugin.JpegImageFile) -> _Row:
     if numbers and all(number in image.quantization for number in numbers):
         tables = tuple(tuple(image.quantization[number]) for number in numbers)
         row["quality"], row["standard_tables"] = _judge_tables(tables)
+        row["tables"] = hashlib.sha256(repr(tables).encode()).hexdigest()[:8]
     return row
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["SPLITS", "assign_splits"]
+__all__ = ["SPLITS", "assign_splits", "components"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
     if manifest["path"].duplicated().any():
         raise ValueError("manifest holds the same path twice")
     split = _given_splits(manifest)
-    component = _components(manifest)
+    component = components(manifest)
     occurs = np.stack(
         [np.bincount(component[split == name], minlength=component.max(initial=-1) + 1) for name in SPLITS]
     )
@@ -88,8 +88,8 @@ def _given_splits(manifest: pd.DataFrame) -> npt.NDArray[np.str_]:
     return given.where(given.notna(), "").to_numpy(dtype="U5")
 
 
-def _components(manifest: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Number of the component of each row: rows linked by a group or a checksum share it. Shape `(N,)`."""
+def components(manifest: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Number of the component of each row: rows linked by a `group` or a `sha256` share it. Shape `(N,)`."""
     count = len(manifest)
     rows, links, nodes = [], [], count  # rows are the first nodes; every group and every checksum is one more
     for column in ("group", "sha256"):

@@ -96,7 +96,7 @@ def test_command_line_beats_checkpoint(cli, detector_arguments):
     cli("fit", *detector_arguments, "--trainer.max_epochs=1", "--experiment=a")
     checkpoint = only_run("a") / "checkpoints/last.ckpt"
     result = cli("test", *detector_arguments, "--model.error_rate=0.25", f"--ckpt_path={checkpoint}", "--experiment=a")
-    assert result.model.error_rate == 0.25
+    assert result.model.calibration.error_rate == 0.25
 
 
 def test_test_takes_the_best_checkpoint_or_refuses(cli, detector_arguments, capsys):

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 from datamodules import scan as scan_module
 from datamodules.scan import SCAN_COLUMNS, format_report, list_images, scan_images, write_report
@@ -351,3 +351,20 @@ def test_a_cache_that_cannot_be_written_costs_only_itself(folder, tmp_path, capl
 def test_progress_bar(folder, capfd):
     scan_images(folder, list_images(folder), cache=None)
     assert "100/100" in capfd.readouterr().err
+
+
+def test_tables_and_exif_are_told(tmp_path):
+    pixels = np.full((16, 16, 3), 90, dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = "a camera"
+    for name, options in {
+        "a.jpg": {"quality": 75, "exif": exif},
+        "b.jpg": {"quality": 75},
+        "c.jpg": {"quality": 80},
+        "d.png": {},
+    }.items():
+        Image.fromarray(pixels).save(tmp_path / name, **options)
+    scan = scan_images(tmp_path, ["a.jpg", "b.jpg", "c.jpg", "d.png"], cache=None).set_index("path")
+    assert scan["exif"].tolist() == [True, False, False, False]
+    assert scan.loc["a.jpg", "tables"] == scan.loc["b.jpg", "tables"] != scan.loc["c.jpg", "tables"]
+    assert scan.loc["d.png", "tables"] is None

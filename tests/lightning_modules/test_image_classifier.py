@@ -151,8 +151,8 @@ def test_thresholds_are_chosen_on_validation_and_kept_in_the_checkpoint(tmp_path
     run.fit(model, loader(16), data)
     run.save_checkpoint(tmp_path / "a.ckpt")
     again = ImageDetector.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    assert again.unsure_below == model.unsure_below
-    assert model.unsure_below < model.unsure_above
+    assert again.calibration.unsure_below == model.calibration.unsure_below
+    assert model.calibration.unsure_below < model.calibration.unsure_above
     outputs = run.predict(again, data)
     verdicts = torch.cat([output["verdict"] for output in outputs])
     labels = torch.cat([batch["label"] for batch in data])
