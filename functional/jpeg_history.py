@@ -25,6 +25,7 @@ _OUTLIERS = 0.02  # share of coefficients that clipping moved anywhere
 _LEAST = 1.2  # magnitude from which a coefficient counts
 _BINS_PER_UNIT = 8
 _MOST = 256  # larger magnitudes are left out
+_SEARCHED, _MOST_SEARCHED = slice(20), 128  # frequencies and magnitudes of the quick look at all grids
 EVIDENCE = 12.0
 """Log-likelihood ratio, in nats, from which a lattice counts as found; chance does not reach it on 64 grids."""
 
@@ -73,38 +74,63 @@ def jpeg_history(gray: Tensor, all_grids: bool = False, blocks: int = 1024) -> J
     row, column = torch.zeros_like(best, dtype=torch.long), torch.zeros_like(best, dtype=torch.long)
     if all_grids:
         unknown = (best <= EVIDENCE).nonzero()[:, 0]
-        for grid in range(1, 64) if len(unknown) else ():
+        for index, grid in zip(unknown.tolist(), _likeliest_grids(gray[unknown], blocks), strict=True):
             top, left = divmod(grid, 8)
-            found = _evidence(gray[unknown, top:, left:], min(blocks, 256))
-            better = found.amax(1) > best[unknown].clamp(min=EVIDENCE)
-            where = unknown[better]
-            evidence[where], best[where] = found[better], found[better].amax(1)
-            row[where], column[where] = top, left
+            found = _evidence(gray[index : index + 1, top:, left:], blocks)[0]
+            if found.amax() > EVIDENCE:
+                evidence[index], best[index] = found, found.amax()
+                row[index], column[index] = top, left
     quality = torch.where(best > EVIDENCE, evidence.argmax(1) + 1, 0)
     return JpegHistory(quality, row, column, evidence)
 
 
-def _evidence(gray: Tensor, blocks: int) -> Tensor:
-    """Log-likelihood ratio of each quality on the grid at the first pixel, `(B, 100)`."""
-    counts = _histograms(gray, blocks)  # (B, 63, bins)
-    ratios = counts @ _log_ratios().to(counts)  # (B, 63, 255)
-    steps = _steps().to(counts.device)  # (100, 63)
+def _likeliest_grids(gray: Tensor, blocks: int) -> list[int]:
+    """For each image the grid, row times eight plus column, that a quick look at low frequencies favours."""
+    if not len(gray):
+        return []
+    looks = [
+        _evidence(gray[:, grid // 8 :, grid % 8 :], min(blocks, 256), _SEARCHED, _MOST_SEARCHED).amax(1)
+        for grid in range(1, 64)
+    ]
+    return (torch.stack(looks).argmax(0) + 1).tolist()
+
+
+def _evidence(gray: Tensor, blocks: int, frequencies: slice = slice(None), most: int = _MOST) -> Tensor:
+    """Log-likelihood ratio of each quality on the grid at the first pixel, `(B, 100)`.
+
+    Args:
+        gray: as in :func:`jpeg_history`.
+        blocks: most blocks to look at.
+        frequencies: which, counted from low to high.
+        most: magnitudes from there on are left out.
+    """
+    order = _order()[frequencies].to(gray.device)
+    counts = _histograms(gray, blocks, order, most)  # (B, F, bins)
+    ratios = counts @ _log_ratios()[: counts.shape[-1]].to(counts)  # (B, F, 255)
+    steps = _steps().to(counts.device)[:, order]  # (100, F)
     return ratios.gather(2, (steps.T - 1).expand(len(gray), -1, -1)).sum(1)
 
 
-def _histograms(gray: Tensor, blocks: int) -> Tensor:
-    """How often each magnitude occurs at each frequency but the mean, float32, shape `(B, 63, bins)`."""
+def _histograms(gray: Tensor, blocks: int, frequencies: Tensor, most: int) -> Tensor:
+    """How often each magnitude occurs at each frequency, float32, shape `(B, F, bins)`."""
     height, width = (side // 8 * 8 for side in gray.shape[1:])
     tiles = gray[:, :height, :width].unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2)  # (B, n, 8, 8)
     if tiles.shape[1] > blocks:
         tiles = tiles[:, torch.linspace(0, tiles.shape[1] - 1, blocks, device=gray.device).long()]
     basis = _basis().to(device=gray.device)
-    coefficients = (basis @ (tiles.float() - 128) @ basis.T).flatten(2)[..., 1:].abs()  # (B, n, 63)
-    bins = _MOST * _BINS_PER_UNIT
-    index = (coefficients * _BINS_PER_UNIT).long().transpose(1, 2)  # (B, 63, n)
+    coefficients = (basis @ (tiles.float() - 128) @ basis.T).flatten(2)[..., frequencies].abs()  # (B, n, F)
+    bins = most * _BINS_PER_UNIT
+    index = (coefficients * _BINS_PER_UNIT).long().transpose(1, 2)  # (B, F, n)
     kept = (coefficients >= _LEAST).transpose(1, 2) & (index < bins)
-    counts = torch.zeros(len(gray), 63, bins, device=gray.device)
+    counts = torch.zeros(len(gray), len(frequencies), bins, device=gray.device)
     return counts.scatter_add_(2, index.clamp(max=bins - 1), kept.float())
+
+
+@cache
+def _order() -> Tensor:
+    """Frequencies but the mean, row times eight plus column, from low to high, int64, shape `(63,)`."""
+    row, column = np.divmod(np.arange(1, 64), 8)
+    return torch.from_numpy(np.argsort(row + column, kind="stable") + 1)
 
 
 @cache
@@ -118,8 +144,8 @@ def _basis() -> Tensor:
 
 @cache
 def _steps() -> Tensor:
-    """Luma steps of the qualities 1 to 100 at each frequency but the mean, int64, shape `(100, 63)`."""
-    return torch.from_numpy(np.stack([quantization_tables(quality)[0, 1:] for quality in range(1, 101)]))
+    """Luma steps of the qualities 1 to 100 at each frequency, int64, shape `(100, 64)`."""
+    return torch.from_numpy(np.stack([quantization_tables(quality)[0] for quality in range(1, 101)]))
 
 
 @cache
