@@ -1,4 +1,4 @@
-"""What ``make demo`` runs: raw and constrained detectors on the procedural GenImage, their matrices and a verdict.
+"""What ``make demo`` runs: an audit of the procedural GenImage, raw and constrained detectors, matrices and probes.
 
 Everything goes through the command line of ``train.py``, called in process; each command is printed, so that it can
 be run alone. Further arguments are passed on to each: ``python demo.py --trainer.max_epochs 30``.
@@ -24,7 +24,8 @@ from train import TrueLightCLI, main
 TRAINED_ON = ("nearest", "bilinear")
 REGIMES = ("raw", "constrained")
 OUT = Path("runs/demo")
-CONFIGS = Path(os.path.relpath(Path(__file__).resolve().parent / "configs" / "demo"))
+CONFIGS = Path(os.path.relpath(Path(__file__).resolve().parent / "configs"))
+PANELS = {"jpeg": "JPEG quality", "resize": "resized by", "blur": "blur, pixels", "noise": "noise, grey levels"}
 CONDITIONS = {"as they are": "", "saved as JPEG 96": "@jpeg96"}
 
 
@@ -46,7 +47,7 @@ def run_detector(regime: str, generator: str, extra: Sequence[str]) -> tuple[Tru
         The finished test run, and one row for each condition: TPR and TNR on the training generator's own test
         images, in %.
     """
-    common = ["-c", str(CONFIGS / f"{regime}.yaml"), f"--data.train_generators=[{generator}]"]
+    common = ["-c", str(CONFIGS / "demo" / f"{regime}.yaml"), f"--data.train_generators=[{generator}]"]
     common += [f"--experiment=demo/{regime}_{generator}"]
     if regime == "constrained":
         common += [f"--data.size_window={list(GENERATORS[generator].size_window)}"]
@@ -54,7 +55,10 @@ def run_detector(regime: str, generator: str, extra: Sequence[str]) -> tuple[Tru
     command("fit", *common)
     base = [f"--trainer.callbacks.base={OUT / 'raw'}"] if regime == "constrained" else []
     matrix = ["--trainer.callbacks+=CrossGeneratorMatrix", f"--trainer.callbacks.trained_on={generator}"]
-    cli = command("test", "--verbose=false", *common, *matrix, f"--trainer.callbacks.folder={OUT / regime}", *base)
+    probe = ["-c", str(CONFIGS / "callbacks" / "bias_probe.yaml"), f"--trainer.callbacks.loaders=[{generator}]"]
+    cli = command(
+        "test", "--verbose=false", *common, *probe, *matrix, f"--trainer.callbacks.folder={OUT / regime}", *base
+    )
     metrics = cli.trainer.callback_metrics
     return cli, [
         {
@@ -97,6 +101,21 @@ def draw_shortcut(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def draw_probes(probes: dict[str, pd.DataFrame]) -> Figure:
+    """TPR of each detector on its own generator against what happens to the images on their way."""
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    for axes, (degradation, title) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS.items(), strict=True):
+        for index, (name, table) in enumerate(probes.items()):
+            rows = table[(table["degradation"] == degradation) & (table["metric"] == "tpr")].sort_values("level")
+            style = {"color": f"C{index % len(TRAINED_ON)}", "linestyle": "--" if name.startswith("raw") else "-"}
+            axes.plot(rows["level"], 100 * rows["value"], marker=".", label=name, **style)
+            axes.fill_between(rows["level"], 100 * rows["low"], 100 * rows["high"], alpha=0.12, color=style["color"])
+        axes.set_xlabel(title)
+    figure.axes[0].set_ylabel("fakes found (TPR) in %")
+    figure.axes[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
 def run(extra: Sequence[str] = ()) -> None:
     """Train, test, draw, and print where everything is."""
     start = time.perf_counter()
@@ -104,14 +123,23 @@ def run(extra: Sequence[str] = ()) -> None:
     for regime in REGIMES:
         for file in (OUT / regime).glob("cross_generator*"):
             file.unlink()  # the matrices of an earlier demo
+    audited = ["-c", str(CONFIGS / "demo" / "raw.yaml"), "--experiment=demo/audit", "--samples=100"]
+    pages = [command("audit", *audited, *(a for a in extra if a.startswith("--data."))).run_directory]
     rows: list[dict[str, object]] = []
+    probes: dict[str, pd.DataFrame] = {}
     for regime in REGIMES:
         for generator in TRAINED_ON:
             cli, measured = run_detector(regime, generator, extra)
             rows += measured
+            if (table_file := Path(cli.run_directory or OUT) / "bias_probe.csv").is_file():
+                table = pd.read_csv(table_file)
+                table["level"] = pd.to_numeric(table["level"], errors="coerce")
+                probes[f"{regime}, {generator}"] = table[table["loader"] == generator]
     draw_world(cli.datamodule).savefig(OUT / "world.png", dpi=110)
     table = pd.DataFrame(rows)
     table.to_csv(OUT / "shortcut.csv", index=False)
+    if probes:
+        draw_probes(probes).savefig(OUT / "probe.png", dpi=150)
     draw_shortcut(table).savefig(OUT / "shortcut.png", dpi=150)
     wide = table.pivot_table("TPR", ["selection", "trained on"], "fakes", sort=False)
     wide["lost"] = wide["as they are"] - wide["saved as JPEG 96"]
@@ -120,6 +148,8 @@ def run(extra: Sequence[str] = ()) -> None:
     print("Tables and pictures:")
     for file in sorted(OUT.glob("*.png")) + sorted(OUT.glob("*/cross_generator*.png")):
         print(f"  {file}")
+    for page in pages:
+        print(f"  {page}/audit.html")
     print(f"Done in {time.perf_counter() - start:.0f} s.")
 
 

@@ -213,10 +213,14 @@ class RealFakeDataModule(ImageDataModule):
 
     def select_rows(self, manifest: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Rows of the ``train`` or ``val`` split that the selection keeps, and the report of what it did."""
+        return select(self.unselected_rows(manifest, split), self.selection.filters, self.seed)
+
+    def unselected_rows(self, manifest: pd.DataFrame, split: str) -> pd.DataFrame:
+        """Rows of the ``train`` or ``val`` split that the selection chooses from."""
         rows = self.training_rows(manifest)
         part = rows[rows["split"] == split]
         _need_both_labels(part, f"the {split} split of {self.root}", "data.val_fraction")
-        return select(part, self.selection.filters, self.seed)
+        return part
 
     def with_codec(self, preparation: Preparation, train_rows: pd.DataFrame) -> Preparation:
         """What training and validation do to fakes, added to what all stages do."""

@@ -47,17 +47,18 @@ def draw_files(rows: pd.DataFrame, labels: NDArray[np.int64], traces: PixelTrace
     """Histograms of size, aspect, quality, quality seen in the pixels, and bits per pixel."""
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     panels = figure.subplots(2, 3).flat
-    pixels = (rows["width"] * rows["height"]).astype(float)
+    width, height, size = (np.asarray(rows[column], dtype=np.float64) for column in ("width", "height", "bytes"))
     given = rows["label"].to_numpy(np.int64)
-    quality = rows["quality"].astype("Float64").fillna(0).to_numpy(float)
-    _histogram(
-        next(panels), rows[["width", "height"]].min(axis=1).astype(float).to_numpy(), given, "short side, pixels", True
-    )
-    _histogram(next(panels), (rows["width"] / rows["height"]).to_numpy(float), given, "width / height", True)
-    _histogram(next(panels), (8 * rows["bytes"] / pixels).to_numpy(float), given, "bits per pixel", True)
-    _histogram(next(panels), quality, given, "JPEG quality of the file, 0: no JPEG")
-    _histogram(next(panels), traces.quality.astype(np.float64), labels, "JPEG quality in the pixels, 0: none")
-    _histogram(next(panels), traces.grid.astype(np.float64), labels, "first pixel of the JPEG grid, 0: aligned or none")
+    quality = rows["quality"].astype("Float64").fillna(0).to_numpy(np.float64)
+    for values, classes, title, log in (
+        (np.minimum(width, height), given, "short side, pixels", True),
+        (width / height, given, "width / height", True),
+        (8 * size / (width * height), given, "bits per pixel", True),
+        (quality, given, "JPEG quality of the file, 0: no JPEG", False),
+        (traces.quality.astype(np.float64), labels, "JPEG quality in the pixels, 0: none", False),
+        (traces.grid.astype(np.float64), labels, "first pixel of the JPEG grid, 0: aligned or none", False),
+    ):
+        _histogram(next(panels), values, classes, title, log)
     return _svg(figure)
 
 
@@ -80,9 +81,7 @@ def draw_spectra(views: Mapping[str, tuple[NDArray[np.int64], PixelTraces]]) -> 
     return _svg(figure)
 
 
-def _histogram(
-    axes: Axes, values: NDArray[np.float64], labels: NDArray[np.int64], title: str, log: bool = False
-) -> None:
+def _histogram(axes: Axes, values: NDArray[Any], labels: NDArray[np.int64], title: str, log: bool) -> None:
     """Shares of both labels over common bins."""
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     log = log and low > 0

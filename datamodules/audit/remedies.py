@@ -44,6 +44,9 @@ class Auditable(Protocol):
     def split_manifest(self) -> pd.DataFrame:
         """Scanned manifest with splits."""
 
+    def unselected_rows(self, manifest: pd.DataFrame, split: str) -> pd.DataFrame:
+        """Rows of a split that the selection chooses from."""
+
     def select_rows(self, manifest: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Selected rows, and counts after each filter."""
 
@@ -123,9 +126,10 @@ def try_remedy(data: Auditable, settings: dict[str, Any], per_label: int, seed: 
     alignment = dict(settings)
     changed.image_size = changed.crop_size = alignment.pop("image_size", min(data.image_size, data.crop_size))
     changed.set_alignment(**alignment)
-    before = data.split_manifest()["label"].value_counts()
+    manifest = data.split_manifest()
+    before = data.unselected_rows(manifest, "train")["label"].value_counts()
     try:
-        rows, counts = changed.select_rows(changed.split_manifest(), "train")
+        rows, counts = changed.select_rows(manifest, "train")
     except SelectionError as error:
         return Remedy(settings, None, None, str(error).splitlines()[0])
     left = rows["label"].value_counts()

@@ -197,7 +197,8 @@ def audit(data: Auditable, per_label: int = 300, seed: int = 0) -> AuditReport:
     look("files", files)
     remedies: list[Remedy] = []
     if look(TRAINED, data.training_view(TRAINED)).worst is not None:
-        for settings in candidates(data.split_manifest(), data.image_size, views["files"].leaks["size"].leaks):
+        rows = data.unselected_rows(data.split_manifest(), "train")
+        for settings in candidates(rows, data.image_size, views["files"].leaks["size"].leaks):
             remedies.append(try_remedy(data, settings, per_label, seed))
             after = remedies[-1].leakage
             if remedies[-1].problem is None and after is not None:
