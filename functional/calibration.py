@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 from torch import Tensor
 
+from functional.degradations import rescale
 from functional.jpeg import jpeg_roundtrip
 
 __all__ = [
@@ -114,19 +114,8 @@ def delivery_variants(
         raise ValueError(f"factors={tuple(factors)}: a picture is rescaled by a positive factor.")
     for quality in qualities:
         yield jpeg_roundtrip(images, quality)
-    height, width = images.shape[-2:]
     for factor in factors:
-        size = [max(1, round(height * factor)), max(1, round(width * factor))]
-        resized = F.interpolate(images.detach().float(), size, mode="bicubic", antialias=True)
-        rows, columns = (_centred(old, new, images.device) for old, new in zip(size, (height, width), strict=True))
-        back = resized[..., rows[:, None], columns]
-        yield (back * 255).round_().clamp_(0, 255).div_(255).to(images.dtype)
-
-
-def _centred(old: int, new: int, device: torch.device) -> Tensor:
-    """Positions in a row of ``old`` pixels that its centre crop, or its reflection, to ``new`` pixels takes."""
-    position = (torch.arange(new, device=device) - (new - old) // 2).abs() % max(1, 2 * (old - 1))
-    return torch.minimum(position, 2 * (old - 1) - position)
+        yield rescale(images.detach(), factor)
 
 
 def _checked(scores: Tensor, labels: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
