@@ -57,7 +57,7 @@ def draw_files(rows: pd.DataFrame, labels: NDArray[np.int64], traces: PixelTrace
         (8 * size / (width * height), given, "bits per pixel", True),
         (quality, given, "JPEG quality of the file, 0: no JPEG", False),
         (traces.quality.astype(np.float64), labels, "JPEG quality in the pixels, 0: none", False),
-        (traces.grid.astype(np.float64), labels, "first pixel of the JPEG grid, 0: aligned or none", False),
+        (traces.grid.astype(np.float64), labels, "JPEG grid in the pixels, 0: aligned", False),
     ):
         _histogram(next(panels), values, classes, title, log)
     return _svg(figure)
@@ -85,7 +85,7 @@ def draw_spectra(views: Mapping[str, tuple[NDArray[np.int64], PixelTraces]]) -> 
 def _histogram(axes: Axes, values: NDArray[Any], labels: NDArray[np.int64], title: str, log: bool) -> None:
     """Shares of both labels over common bins."""
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    log = log and low > 0
+    log = log and low > 0 and high > 10 * low
     if high <= low * 1.0001:
         low, high = (low * 0.9, high * 1.1) if low > 0 else (low - 1, high + 1)
     edges = np.geomspace(low, high * 1.0001, 41) if log else np.linspace(low, high + 1e-9, 41)
@@ -93,7 +93,7 @@ def _histogram(axes: Axes, values: NDArray[Any], labels: NDArray[np.int64], titl
         chosen = values[labels == label]
         weights = np.full(len(chosen), 100 / max(1, len(chosen)))
         axes.hist(chosen, edges.tolist(), weights=weights, color=colour, alpha=0.55, label=NAMES[label])
-    if log and high / low > 3:
+    if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())

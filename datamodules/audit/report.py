@@ -113,7 +113,7 @@ class AuditReport:
             return None
         leakage = self.fix.leakage
         figures = ", ".join(f"{name} {leakage.leaks[name]}" for name in ("metadata", "codec")) if leakage else ""
-        comment = f"# Takes the shortcuts out of {self.source}. AUROC left: {figures}.\n"
+        comment = f"# Takes the shortcuts out of {self.source}.\n# AUROC left: {figures}.\n"
         content = {"data": {"class_path": class_path, "init_args": self.fix.arguments}}
         return comment + yaml.safe_dump(content, sort_keys=False)
 
