@@ -29,6 +29,7 @@ benchmark: install  ## speed, as ratios against a named alternative
 	$(BIN)/python benchmarks/data_pipeline.py
 	$(BIN)/python benchmarks/jpeg.py
 	$(BIN)/python benchmarks/bias_probe.py
+	$(BIN)/python benchmarks/spectrum.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

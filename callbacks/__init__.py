@@ -1,8 +1,19 @@
 """What watches training and testing, and what a run leaves behind."""
 
+from callbacks.bias_probe import BiasProbe
 from callbacks.cross_generator_matrix import CrossGeneratorMatrix
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.run_directory import SaveRunConfig
 from callbacks.seed_per_rank import SeedPerRank
+from callbacks.spectrum_plots import SpectrumPlots
+from callbacks.video_verdicts import VideoVerdicts
 
-__all__ = ["CrossGeneratorMatrix", "PredictionWriter", "SaveRunConfig", "SeedPerRank"]
+__all__ = [
+    "BiasProbe",
+    "CrossGeneratorMatrix",
+    "PredictionWriter",
+    "SaveRunConfig",
+    "SeedPerRank",
+    "SpectrumPlots",
+    "VideoVerdicts",
+]

@@ -1,15 +1,23 @@
 """Data, one file per family. See :mod:`datamodules.base` for the batch contract."""
 
 from datamodules.base import ImageDataModule
+from datamodules.face_sets import CelebARealFakeDataModule, FaceForensicsDataModule, FacesHQDataModule
 from datamodules.gen_image import GenImageDataModule
 from datamodules.manifest import ManifestError
 from datamodules.procedural_genimage import ProceduralGenImageDataModule
 from datamodules.real_fake import RealFakeDataModule
 from datamodules.selections import BalanceClasses, BalanceLabels, RealQuality, RealSize, SelectionError
+from datamodules.spectrum_data import FeatureTableDataModule, SpectrumDataModule
+from datamodules.upsampled_noise import UpsampledNoiseDataModule
+from datamodules.video_frames import VideoFramesDataModule, VideoSpectraDataModule
 
 __all__ = [
     "BalanceClasses",
     "BalanceLabels",
+    "CelebARealFakeDataModule",
+    "FaceForensicsDataModule",
+    "FacesHQDataModule",
+    "FeatureTableDataModule",
     "GenImageDataModule",
     "ImageDataModule",
     "ManifestError",
@@ -18,4 +26,8 @@ __all__ = [
     "RealQuality",
     "RealSize",
     "SelectionError",
+    "SpectrumDataModule",
+    "UpsampledNoiseDataModule",
+    "VideoFramesDataModule",
+    "VideoSpectraDataModule",
 ]
