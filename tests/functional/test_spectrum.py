@@ -178,6 +178,12 @@ def test_autocast_changes_nothing():
     torch.testing.assert_close(inside, radial_log_spectrum(gray, 20), rtol=0, atol=0)
 
 
+def test_compiled_gives_the_same():
+    gray = pictures(2, 33, 40)
+    compiled = torch.compile(lambda x: radial_log_spectrum(x, 20, True, high_pass=True), backend="eager")
+    torch.testing.assert_close(compiled(gray), radial_log_spectrum(gray, 20, True, high_pass=True), rtol=0, atol=1e-12)
+
+
 def test_luma_is_pillows():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).convert("L"))
