@@ -32,7 +32,7 @@ import datamodules
 import lightning_modules
 from callbacks.run_directory import SaveRunConfig, find_checkpoint, new_run_directory, unused_path
 from callbacks.seed_per_rank import SeedPerRank
-from datamodules.audit import AuditReport, audit
+from datamodules.audit import LEAST_IMAGES, AuditReport, audit
 
 __all__ = ["TrueLightCLI", "main"]
 
@@ -70,7 +70,9 @@ class TrueLightTrainer(Trainer):
         """
         if not hasattr(datamodule, "training_view"):
             raise TypeError(f"audit: {type(datamodule).__name__} has no real and fake images to compare.")
-        datamodule.trainer = self  # where reports go
+        if samples < LEAST_IMAGES:
+            raise ValueError(f"samples={samples}: the audit needs at least {LEAST_IMAGES} images of each label.")
+        datamodule.report_folder = Path(self.default_root_dir)  # type: ignore[attr-defined]
         datamodule.prepare_data()
         report = audit(datamodule, samples)  # type: ignore[arg-type]
         directory = Path(self.default_root_dir)
@@ -184,10 +186,10 @@ class TrueLightCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._no_empty_run_left():
-            if subcommand == "audit" and self.run_directory:
-                record = self._parser(subcommand).dump(self.save_config_kwargs["record"], skip_unset=False)
-                (self.run_directory / "config.yaml").write_text(record, encoding="utf-8")
             super()._run_subcommand(subcommand)
+        if subcommand == "audit" and self.run_directory:  # callbacks save that of the others
+            record = self._parser(subcommand).dump(self.save_config_kwargs["record"], skip_unset=False)
+            (self.run_directory / "config.yaml").write_text(record, encoding="utf-8")
 
     @contextmanager
     def _no_empty_run_left(self) -> Iterator[None]:
@@ -363,16 +365,21 @@ def console() -> None:
     try:
         main()
     except (KeyError, OSError, TypeError, ValueError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # what a constructor raises comes wrapped
+        cause: BaseException | None = error
+        while cause is not None and not _is_refusal(cause):  # what a constructor raises comes wrapped
             cause = cause.__cause__
-        last = traceback.extract_tb(cause.__traceback__)[-1]
-        ours = Path(last.filename).is_relative_to(Path(__file__).parent) and ".venv" not in last.filename
-        if not ours or not (last.line or "").startswith("raise"):
+        if cause is None:
             raise
         sys.exit(f"error: {cause.args[0] if cause.args else cause}")
     except pickle.UnpicklingError as error:
         sys.exit(f"error: ckpt_path: the file is no checkpoint of plain tensors: {str(error).splitlines()[0]}")
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether our own code raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(last.filename).is_relative_to(Path(__file__).parent) and ".venv" not in last.filename
+    return ours and (last.line or "").startswith("raise")
 
 
 if __name__ == "__main__":

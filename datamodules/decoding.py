@@ -59,7 +59,7 @@ def decode_image(path: str | Path) -> RGBArray:
         with Image.open(path, formats=FORMATS) as image:
             image.load()  # before the orientation is asked for: Pillow turns TIFF files itself while loading
             orientation = exif_orientation(image)
-            return _to_rgb(image.transpose(_UPRIGHT[orientation]) if orientation > 1 else image)
+            return to_rgb(image.transpose(_UPRIGHT[orientation]) if orientation > 1 else image)
     except Exception as error:  # Pillow's plugins raise nearly any type on a damaged file
         reason = "not an image in a known format" if isinstance(error, UnidentifiedImageError) else error
         raise ImageReadError(
@@ -77,7 +77,7 @@ def exif_orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def _to_rgb(image: Image.Image) -> RGBArray:
+def to_rgb(image: Image.Image) -> RGBArray:
     """Pixels of a loaded image of any mode as RGB, uint8 `(H, W, 3)`."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range; save the image with 8 or 16 bits")

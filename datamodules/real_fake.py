@@ -121,7 +121,9 @@ class RealFakeDataModule(ImageDataModule):
         default_cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "truelight"
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache
         self.predict_root = Path(predict_root).expanduser() if predict_root else None
+        self.report_folder: Path | None = None  # the run's own by default
         self.manifest: pd.DataFrame | None = None
+        self._scanned: pd.DataFrame | None = None
         self.selection_reports: dict[str, pd.DataFrame] = {}
 
     def set_alignment(
@@ -179,7 +181,7 @@ class RealFakeDataModule(ImageDataModule):
         """Scan and audit the files once; every process then reads the cache."""
         if self._predicting():
             return
-        self._scanned_manifest(report=True)
+        self._scanned = self._scanned_manifest(report=True)
         if self._is_audited():
             self._leakage()
 
@@ -204,7 +206,7 @@ class RealFakeDataModule(ImageDataModule):
     def split_manifest(self) -> pd.DataFrame:
         """Table of all usable images, scanned and split; remembered."""
         if self.manifest is None:
-            manifest = self._scanned_manifest(report=False)
+            manifest = self._scanned if self._scanned is not None else self._scanned_manifest(report=False)
             # Reals are stratified over the folders they share with a generator, where there are such folders.
             strata = manifest.assign(generator=manifest.get("subset", manifest["generator"]))
             fractions = {"val_fraction": self.val_fraction, "test_fraction": self.test_fraction}
@@ -272,7 +274,8 @@ class RealFakeDataModule(ImageDataModule):
         if leakage.worst is None:
             return
         name, leak = leakage.worst
-        causes = [key for key in ("format", "compression", "size", "codec") if leakage.leaks[key].leaks]
+        details = ("format", "quality", "chroma", "tables", "size", "colour", "codec")
+        causes = [key for key in details if leakage.leaks[key].leaks]
         message = (
             f"The labels of {self.root} can be told without looking at the pictures: {', '.join(causes)} "
             f"({name} AUROC {leak}). A detector learns that first. `python train.py audit` with the same --data "
@@ -358,6 +361,8 @@ class RealFakeDataModule(ImageDataModule):
 
     def _report_folder(self) -> Path:
         trainer = self.trainer
+        if self.report_folder is not None:
+            return self.report_folder
         return Path(trainer.default_root_dir) if trainer is not None and trainer.loggers else self.cache_dir
 
     def _predicting(self) -> bool:

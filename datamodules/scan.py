@@ -23,7 +23,7 @@ import pandas as pd
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from datamodules.decoding import FORMATS, exif_orientation
+from datamodules.decoding import FORMATS, exif_orientation, to_rgb
 from functional.jpeg import estimate_quality
 
 __all__ = ["IMAGE_SUFFIXES", "SCAN_COLUMNS", "format_report", "list_images", "scan_images", "write_report"]
@@ -231,6 +231,8 @@ def _inspect(data: bytes, verify_pixels: bool, row: _Row) -> None:
         row.update(_header(image))
         if verify_pixels:
             image.load()
+        if image.mode[0] in "FI":  # those that decoding refuses
+            to_rgb(image)
     if verify_pixels and row["format"] == "JPEG" and data.find(b"\xff\xd9", behind_headers) < 0:
         raise ValueError("image file is truncated (no end-of-image marker)")  # zeros in its place can decode
     if verify_pixels and row["format"] == "PNG":

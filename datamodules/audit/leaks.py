@@ -28,14 +28,23 @@ LEAK = 0.6
 PROBES = {
     "metadata": "size, format and compression together, without looking at pixels",
     "format": "file format alone",
-    "compression": "JPEG quality, chroma sampling and kind of tables alone",
+    "quality": "JPEG quality of the file alone",
+    "chroma": "chroma sampling of the file alone",
+    "tables": "quantisation tables of other makers alone",
     "size": "width and height alone",
+    "exif": "presence of EXIF data, which pixels do not show",
+    "colour": "whether an image is grey",
     "codec": "JPEG quality and grid that can be read off the pixels",
     "spectrum": "radial power spectrum: resampling, or the generator itself",
 }
 
 _FOLDS = 5
-_LEAST = 10  # images per label
+SHORTCUTS = ("metadata", "codec", "colour")
+"""Probes whose success is none of the generator's doing."""
+
+LEAST_IMAGES = 10
+"""Images of each label below which no figure is given."""
+_LEAST_GROUPS = 4  # of each label
 _MOST_ROWS = 4000  # per label, for metadata
 
 
@@ -62,6 +71,11 @@ class Leak:
         """Whether the label can be told, beyond chance."""
         return self.auroc > LEAK and self.low > 0.5
 
+    @property
+    def suspect(self) -> bool:
+        """Whether the label can perhaps be told, but there are too few images or groups to be sure."""
+        return self.auroc > LEAK and not self.leaks
+
     def __str__(self) -> str:
         return f"{self.auroc:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
@@ -74,16 +88,18 @@ class Leakage:
         real: number of real images.
         fake: number of fakes.
         leaks: AUROC by probe, see :data:`PROBES`; empty if there are too few images to say anything.
+        problem: why there are no figures, if there are none.
     """
 
     real: int
     fake: int
     leaks: dict[str, Leak]
+    problem: str | None = None
 
     @property
     def worst(self) -> tuple[str, Leak] | None:
-        """The worse of the two shortcuts that are none of the generator's doing, if it counts as one."""
-        found = [(name, self.leaks[name]) for name in ("metadata", "codec") if name in self.leaks]
+        """The worst of the :data:`SHORTCUTS`, if it counts as one."""
+        found = [(name, self.leaks[name]) for name in SHORTCUTS if name in self.leaks]
         found = [item for item in found if item[1].leaks]
         return max(found, key=lambda item: item[1].auroc, default=None)
 
@@ -94,7 +110,8 @@ class Leakage:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Leakage:
         """The inverse of :meth:`as_dict`."""
-        return cls(content["real"], content["fake"], {name: Leak(**leak) for name, leak in content["leaks"].items()})
+        leaks = {name: Leak(**leak) for name, leak in content["leaks"].items()}
+        return cls(content["real"], content["fake"], leaks, content["problem"])
 
 
 def measure(
@@ -113,16 +130,21 @@ def measure(
     """
     labels = view.rows["label"].to_numpy(np.int64)
     counts = [int((labels == label).sum()) for label in (0, 1)]
-    if min(counts) < _LEAST:
-        return Leakage(counts[0], counts[1], {}), np.zeros(0, dtype=np.int64), None
+    groups = components(view.rows)
+    independent = [len(np.unique(groups[labels == label])) for label in (0, 1)]
+    if min(counts) < LEAST_IMAGES or min(independent) < _LEAST_GROUPS:
+        problem = f"{counts[0]} real and {counts[1]} fake images in {independent[0]} and {independent[1]} groups"
+        return Leakage(counts[0], counts[1], {}, problem), np.zeros(0, dtype=np.int64), None
     leaks: dict[str, Leak] = {}
     many = sample_rows(view.rows, _MOST_ROWS, seed)
     table = metadata(view).iloc[many]
-    for name, columns in {"metadata": [c for group in METADATA.values() for c in group], **METADATA}.items():
+    every = [column for group in METADATA.values() for column in group]
+    for name, columns in {"metadata": every, **METADATA, "exif": ["exif"]}.items():
         leaks[name] = _probe(table[columns].to_numpy(), view.rows.iloc[many], _tree(len(many)), seed)
     few = sample_rows(view.rows, per_label, seed)
     traces = pixel_traces(view, few)
     rows = view.rows.iloc[few]
+    leaks["colour"] = _probe(traces.gray[:, None].astype(float), rows, _tree(len(few)), seed)
     leaks["codec"] = _probe(_codec_features(traces), rows, _tree(len(few)), seed)
     if spectrum:
         linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, class_weight="balanced"))

@@ -16,6 +16,15 @@ from datamodules.selections import BalanceLabels, Filter, RealQuality, RealSize,
 __all__ = ["Auditable", "Remedy", "candidates", "try_remedy"]
 
 LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")
+DEFAULTS: dict[str, Any] = {
+    "selection": "raw",
+    "quality": 96,
+    "size_window": [450, 550],
+    "fake_quality": "auto",
+    "common_size": None,
+    "reencode_reals": False,
+}
+"""Defaults of :meth:`datamodules.RealFakeDataModule.set_alignment`."""
 _SIDES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 _QUALITIES = (90, 75, 50)
 _LEAST_LEFT = 50
@@ -71,6 +80,11 @@ class Remedy:
     def arguments(self) -> dict[str, Any]:
         """The settings in the form of a config file."""
         return {key: _plain(value) for key, value in self.settings.items()}
+
+    @property
+    def all_arguments(self) -> dict[str, Any]:
+        """The settings and the defaults that they were measured with, which a config must not leave to another."""
+        return {**DEFAULTS, **self.arguments}
 
 
 def candidates(rows: pd.DataFrame, image_size: int, size_leaks: bool) -> Iterator[dict[str, Any]]:
@@ -133,7 +147,8 @@ def try_remedy(data: Auditable, settings: dict[str, Any], per_label: int, seed: 
     except SelectionError as error:
         return Remedy(settings, None, None, str(error).splitlines()[0])
     left = rows["label"].value_counts()
-    if min(left.get(0, 0), left.get(1, 0)) < max(_LEAST_LEFT, _LEAST_SHARE * before.min()):
+    kept = min(left.get(0, 0), left.get(1, 0))
+    if len(rows) < before.sum() and kept < max(_LEAST_LEFT, _LEAST_SHARE * before.min()):
         return Remedy(settings, counts, None, f"leaves {left.get(0, 0)} reals and {left.get(1, 0)} fakes only")
     leakage, _, _ = measure(changed.training_view("after"), per_label, seed, spectrum=True)
     worst = leakage.worst

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from datamodules.audit.leaks import PROBES, Leakage, measure
+from datamodules.audit.leaks import PROBES, SHORTCUTS, Leakage, measure
 from datamodules.audit.plots import draw_files, draw_leaks, draw_spectra
 from datamodules.audit.remedies import Auditable, Remedy, candidates, try_remedy
 from datamodules.audit.tables import distributions
@@ -24,13 +25,18 @@ __all__ = ["AuditReport", "audit"]
 TRAINED, AFTER = "as trained", "after the fix"
 
 _FINDINGS = {
-    "format": "The file format differs: re-encode both classes, or select images of one format.",
-    "compression": "JPEG quality, chroma sampling or tables differ between the classes.",
+    "format": "The file formats of real and fake differ: re-encode both, or select images of one format.",
+    "quality": "JPEG qualities differ.",
+    "chroma": "Chroma sampling differs.",
+    "tables": "Quantisation tables of other makers differ.",
     "size": "Image sizes differ: select a window of sizes, or bring all to a common size.",
+    "colour": "One class holds more grey images, which no re-encoding hides: remove them, or convert both classes.",
     "codec": "The pixels show different JPEG histories, whatever the files are now.",
-    "spectrum": "The power spectra differ: resampling, or the generator's own trace. The audit cannot tell which; if "
-    "it persists after alignment, it is probably what a detector should find.",
+    "spectrum": "The power spectra differ. Either one class was resampled or filtered, or this is the generator's own "
+    "trace; the audit cannot tell which. Ask how the files were made.",
+    "exif": "EXIF data are in one class rather than the other; pixels do not show it, programs that read files do.",
 }
+_FROM_FORMAT = ("quality", "chroma", "tables")  # of no news where the format differs
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,39 @@ class AuditReport:
     def verdict(self) -> list[str]:
         """One sentence per finding in the data as a detector would train on them."""
         leakage = self.views[TRAINED]
-        if not leakage.leaks:
-            return [f"Too few images to say anything: {leakage.real} real, {leakage.fake} fake."]
-        found = [f"{text} (AUROC {leakage.leaks[key]})" for key, text in _FINDINGS.items() if leakage.leaks[key].leaks]
-        if leakage.worst is None:
-            found.insert(0, "No shortcut in metadata or codec, as the images are trained on.")
+        found = list(self._notes())
+        if leakage.problem:
+            return [*found, f"Too few training images to say anything: {leakage.problem}."]
+        leaks = {name: leak for name, leak in leakage.leaks.items() if name in _FINDINGS}
+        if leaks["format"].leaks:
+            leaks = {name: leak for name, leak in leaks.items() if name not in _FROM_FORMAT}
+        found += [
+            f"{text} (AUROC {leaks[name]})" for name, text in _FINDINGS.items() if name in leaks and leaks[name].leaks
+        ]
+        found += [
+            f"Perhaps: {text[0].lower()}{text[1:]} (AUROC {leaks[name]}, too few images or groups to be sure)"
+            for name, text in _FINDINGS.items()
+            if name in leaks and leaks[name].suspect
+        ]
+        hidden = self.views["files"].leaks.get("size")
+        if hidden and hidden.leaks and not leaks["size"].leaks:
+            found.append(
+                f"Sizes or aspects of the files differ (AUROC {hidden}). Square crops at one scale hide it; whole or "
+                "squeezed images would not."
+            )
+        if leakage.worst is None and not any(leakage.leaks[name].suspect for name in SHORTCUTS):
+            found.insert(0, "No shortcut found in format, compression, size, colour or JPEG history, as trained.")
+        elif self.fix is None and leakage.worst is not None:
+            found.append("None of the settings tried takes it out.")
         return found
+
+    def _notes(self) -> Iterator[str]:
+        """What no probe measures."""
+        labels = self.rows.groupby("sha256")["label"].nunique()
+        if (labels > 1).any():
+            yield f"{int((labels > 1).sum())} files occur both as real and as fake: one of the labels is wrong."
+        if (self.rows["format"] == "WEBP").any():
+            yield "There are WebP files; their compression histories are not examined."
 
     def leak_table(self) -> pd.DataFrame:
         """AUROC with interval, one row per probe, one column per view."""
@@ -88,7 +121,7 @@ class AuditReport:
                     "settings": _flow(remedy.arguments),
                     "real": "" if left is None else int(left["real"]),
                     "fake": "" if left is None else int(left["fake"]),
-                    "result": remedy.problem or "no shortcut left in metadata or codec",
+                    "result": remedy.problem or "no shortcut left",
                 }
             )
         return pd.DataFrame(lines, columns=["settings", "real", "fake", "result"])
@@ -96,7 +129,7 @@ class AuditReport:
     def text(self) -> str:
         """The report for a terminal."""
         parts = [f"Audit of {self.source}", self.files.to_string(index=False)]
-        parts.append("How well the label can be told (AUROC, 95 % interval; 0.5 is chance):")
+        parts.append("How well the label can be told (AUROC, 95 % interval; 0.5 or less is chance):")
         parts.append(self.leak_table().to_string())
         parts += [f"- {sentence}" for sentence in self.verdict]
         if self.remedies:
@@ -112,9 +145,9 @@ class AuditReport:
         if self.fix is None:
             return None
         leakage = self.fix.leakage
-        figures = ", ".join(f"{name} {leakage.leaks[name]}" for name in ("metadata", "codec")) if leakage else ""
+        figures = ", ".join(f"{name} {leakage.leaks[name]}" for name in SHORTCUTS) if leakage else ""
         comment = f"# Takes the shortcuts out of {self.source}.\n# AUROC left: {figures}.\n"
-        content = {"data": {"class_path": class_path, "init_args": self.fix.arguments}}
+        content = {"data": {"class_path": class_path, "init_args": self.fix.all_arguments}}
         return comment + yaml.safe_dump(content, sort_keys=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -149,7 +182,8 @@ class AuditReport:
         ]
         sections.append(
             "<p>AUROC of small probes on images that they were not fitted on, in five folds that keep groups and "
-            "duplicates together, with bootstrapped 95 % intervals. 0.5 is chance.</p>"
+            "duplicates together, with bootstrapped 95 % intervals. 0.5 is chance; less is chance too, an artefact of "
+            "folds that share few images out evenly.</p>"
         )
         if fragment:
             sections += ["<h2>What takes it out</h2>", f"<pre>{html.escape(fragment)}</pre>"]

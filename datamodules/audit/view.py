@@ -20,8 +20,14 @@ from functional.spectrum import luma, radial_log_spectrum
 
 __all__ = ["METADATA", "PixelTraces", "View", "metadata", "pixel_traces", "sample_rows"]
 
-METADATA = {"format": ["format"], "compression": ["quality", "subsampling", "tables"], "size": ["width", "height"]}
-"""Columns of each group of metadata, in which a shortcut can lie."""
+METADATA = {
+    "format": ["format"],
+    "quality": ["quality"],
+    "chroma": ["subsampling"],
+    "tables": ["tables"],
+    "size": ["width", "height"],
+}
+"""Columns of each group of metadata, in which a shortcut can lie that pixels show."""
 
 SPECTRUM_BINS = 40
 _MOST_PIXELS = 512  # side of the part in which traces of the codec are looked for
@@ -59,8 +65,8 @@ def metadata(view: View) -> pd.DataFrame:
     """Numbers that stand for format, compression and size of each image after its alignment.
 
     Returns:
-        Columns as in :data:`METADATA`, float64, one row per image in order. Names are numbered, what is unknown is -1.
-        Without whole images, ``width`` and ``height`` are the scale in half octaves from the median fake.
+        Columns as in :data:`METADATA`, and ``exif``, float64, one row per image in order. Names are numbered, what is
+        unknown is -1. Without whole images, ``width`` and ``height`` are the scale in half octaves from the median fake.
     """
     rows, preparation = view.rows, view.preparation
     rng = np.random.default_rng(0)
@@ -71,7 +77,8 @@ def metadata(view: View) -> pd.DataFrame:
             "format": rows["format"].astype(object).mask(saved, "JPEG"),
             "quality": rows["quality"].astype(float).mask(saved, pd.Series(qualities, index=rows.index, dtype=float)),
             "subsampling": rows["subsampling"].astype(object).mask(saved, "4:2:0"),
-            "tables": rows["standard_tables"].astype(float).mask(saved, 1.0),
+            "tables": rows["tables"].astype(object).mask(saved, "IJG"),
+            "exif": rows["exif"].astype(float),
         }
     )
     short = rows[["width", "height"]].min(axis=1).astype(float)
@@ -82,7 +89,9 @@ def metadata(view: View) -> pd.DataFrame:
         scale = np.log2(short / (fakes.median() if len(fakes) else 1.0))
         octaves = (2 * scale).round() / 2 if preparation.common_size is None else 0.0 * scale
         table["width"] = table["height"] = octaves
-    for column in ("format", "subsampling"):
+    standard = rows["standard_tables"].fillna(False).astype(bool)  # then quality says it all
+    table["tables"] = table["tables"].mask(standard, "IJG")
+    for column in ("format", "subsampling", "tables"):
         table[column] = pd.factorize(table[column])[0]
     return table.astype(float).fillna(-1.0)
 
@@ -94,12 +103,14 @@ class PixelTraces(NamedTuple):
         quality: JPEG quality of the last compression, 0 for none found, shape ``(N,)``.
         grid: number of the 8 x 8 grid's first pixel, row times eight plus column, shape ``(N,)``.
         evidence: log-likelihood ratio of each quality on that grid against none, shape ``(N, 100)``.
+        gray: whether all pixels are without colour, shape ``(N,)``.
         spectrum: radial log-power less its mean over frequencies, in units of 20 ln, shape ``(N, 40)``.
     """
 
     quality: NDArray[np.int64]
     grid: NDArray[np.int64]
     evidence: NDArray[np.float64]
+    gray: NDArray[np.bool_]
     spectrum: NDArray[np.float64]
 
 
@@ -118,7 +129,7 @@ def pixel_traces(view: View, positions: NDArray[np.int64], all_grids: bool = Tru
     short = rows[["width", "height"]].min(axis=1)
     side = int(np.clip(short.min() if size is None else size, _LEAST_SIDE, _SPECTRUM_SIDE))
 
-    def look(position: int) -> tuple[int, int, NDArray[np.float64], NDArray[np.float64]]:
+    def look(position: int) -> tuple[int, int, NDArray[np.float64], bool, NDArray[np.float64]]:
         image = pad_to(view.aligned(position), side)
         gray = _gray(_central(image, _MOST_PIXELS))
         history = jpeg_history(gray, all_grids=all_grids)
@@ -132,7 +143,8 @@ def pixel_traces(view: View, positions: NDArray[np.int64], all_grids: bool = Tru
             disc_only=True,
         )[0]
         grid, evidence = 8 * int(history.row) + int(history.column), history.evidence[0].double().numpy()
-        return int(history.quality), grid, evidence, (spectrum - spectrum.mean()).double().numpy()
+        shape = (spectrum - spectrum.mean()).double().numpy()
+        return int(history.quality), grid, evidence, _is_gray(image), shape
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         bar = tqdm(
@@ -148,8 +160,8 @@ def pixel_traces(view: View, positions: NDArray[np.int64], all_grids: bool = Tru
             found.append(item)
             bar.update()
         bar.close()
-    quality, grid, evidence, spectrum = zip(*found, strict=True)
-    return PixelTraces(np.array(quality), np.array(grid), np.stack(evidence), np.stack(spectrum))
+    quality, grid, evidence, gray, spectrum = zip(*found, strict=True)
+    return PixelTraces(np.array(quality), np.array(grid), np.stack(evidence), np.array(gray), np.stack(spectrum))
 
 
 def sample_rows(rows: pd.DataFrame, per_label: int, seed: int) -> NDArray[np.int64]:
@@ -165,6 +177,12 @@ def _central(image: Pixels, most: int) -> Pixels:
     """Middle of an image, cut on the 8 x 8 grid of its first pixel."""
     top, left = (max(0, side - most) // 2 // 8 * 8 for side in image.shape[:2])
     return image[top : top + most, left : left + most]
+
+
+def _is_gray(image: Pixels) -> bool:
+    """Whether the channels agree up to the rounding of a codec."""
+    middle = image[..., 1:2].astype(np.int16)
+    return bool((np.abs(image - middle) <= 2).all())
 
 
 def _gray(image: Pixels) -> torch.Tensor:

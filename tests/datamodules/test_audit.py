@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import write_image
-from PIL import Image
+from PIL import ExifTags, Image
 
 from datamodules import GenImageDataModule, ManifestError, RealFakeDataModule
 from datamodules.audit import Leakage, audit, measure
@@ -69,7 +69,7 @@ def test_a_fix_is_tried_before_it_is_recommended(jpeg_against_png):
     assert report.views["after the fix"].worst is None
     assert report.views["as trained"].worst is not None
     found = " ".join(report.verdict)
-    assert "file format differs" in found
+    assert "file formats of real and fake differ" in found
     assert "JPEG histories" in found
     assert "sizes differ" not in found
 
@@ -84,7 +84,7 @@ def test_size_alone_is_found_by_metadata_and_spectrum(tmp_path):
     leakage, _, _ = measure(prepared(tmp_path).training_view())
     assert leakage.leaks["size"].auroc == 1
     assert leakage.leaks["spectrum"].auroc > 0.97
-    assert leakage.leaks["codec"].auroc == leakage.leaks["compression"].auroc == 0.5
+    assert leakage.leaks["codec"].auroc == leakage.leaks["quality"].auroc == 0.5
 
 
 def test_alike_files_are_clean_whatever_they_show(tmp_path):
@@ -92,9 +92,9 @@ def test_alike_files_are_clean_whatever_they_show(tmp_path):
         image = picture(index, 64) if index % 2 else np.asarray(Image.fromarray(picture(index, 16)).resize((64, 64)))
         write_image(tmp_path / ("real" if index % 2 else "fake") / f"{index}.jpg", image, quality=75)
     report = audit(prepared(tmp_path))
-    for probe in ("metadata", "format", "compression", "size", "codec"):
+    for probe in ("metadata", "format", "quality", "chroma", "tables", "size", "codec"):
         assert report.views["as trained"].leaks[probe].auroc == 0.5
-    assert report.verdict[0].startswith("No shortcut in metadata or codec")
+    assert report.verdict[0].startswith("No shortcut found")
     assert not report.remedies
 
 
@@ -157,11 +157,91 @@ def test_sizes_and_qualities_below_all_are_candidates_for_recompressed_fakes():
 def test_few_images_give_no_figure(tmp_path):
     for index in range(5):
         for label in ("real", "fake"):
-            write_image(tmp_path / label / f"{index}.png", picture(index, 32))
+            write_image(tmp_path / label / f"{index}.png", picture(2 * index + (label == "fake"), 32))
     report = audit(prepared(tmp_path, val_fraction=0.2))
     assert report.views["as trained"].leaks == {}
-    assert "Too few images" in report.verdict[0]
-    assert "Too few images" in report.page(None)
+    assert "Too few training images to say anything: 3 real and 3 fake" in report.verdict[0]
+    assert "Too few training images" in report.page(None)
+
+
+def pair_of_folders(root: Path, count: int, real: dict, fake: dict, **same: object) -> Path:
+    """Pictures of two classes that differ in how they are saved."""
+    for index in range(count):
+        for label, options in (("real", real), ("fake", fake)):
+            options = {**same, **options}
+            image = picture(2 * index + (label == "fake"), 64)
+            if options.pop("gray", False):
+                image = image[..., 0]
+            write_image(root / label / f"{index}.{options.pop('suffix', 'jpg')}", image, **options)
+    return root
+
+
+def test_grey_images_are_found_and_no_re_encoding_is_said_to_hide_them(tmp_path):
+    report = audit(prepared(pair_of_folders(tmp_path, 40, {"gray": True}, {}, quality=90)), per_label=40)
+    assert report.views["as trained"].leaks["colour"].auroc == 1
+    assert report.remedies
+    assert report.fix is None
+    assert "None of the settings tried takes it out." in report.verdict
+    assert any("grey" in sentence for sentence in report.verdict)
+
+
+def test_tables_of_two_makers_are_told_apart(tmp_path):
+    table = [16 + 3 * (index // 8 + index % 8) for index in range(64)]
+    other = [value + (index % 3 == 0) for index, value in enumerate(table)]
+    root = pair_of_folders(tmp_path, 40, {"qtables": [table, table]}, {"qtables": [other, other]})
+    leaks = measure(prepared(root).training_view(), spectrum=False)[0].leaks
+    assert leaks["tables"].auroc == leaks["metadata"].auroc == 1
+    assert leaks["format"].auroc == leaks["chroma"].auroc == 0.5
+
+
+def test_few_groups_are_not_called_clean(tmp_path):
+    pair_of_folders(tmp_path, 40, {"quality": 90}, {"suffix": "png"})
+    for groups in (1, 5):
+        rows = [(f"{label}/{i}.{end}", y, f"{label}{i % groups}") for i in range(40) for label, end, y in KINDS]
+        pd.DataFrame(rows, columns=["path", "label", "group"]).to_csv(tmp_path / "groups.csv", index=False)
+        manifest = str(tmp_path / "groups.csv")
+        given = {"val_fraction": 0.0, "test_fraction": 0.0}
+        report = audit(prepared(tmp_path, manifest=manifest, **given), per_label=20)
+        text = " ".join(report.verdict)
+        assert "No shortcut" not in text
+        assert ("in 1 and 1 groups" if groups == 1 else "too few images or groups to be sure") in text
+
+
+KINDS = (("real", "jpg", 0), ("fake", "png", 1))
+
+
+def test_one_file_in_both_classes_and_webp_are_remarked(tmp_path):
+    pair_of_folders(tmp_path, 30, {}, {}, suffix="webp", quality=90)
+    (tmp_path / "fake/twin.webp").write_bytes((tmp_path / "real/0.webp").read_bytes())
+    verdict = audit(prepared(tmp_path), per_label=20).verdict
+    assert "1 files occur both as real and as fake: one of the labels is wrong." in verdict
+    assert any("WebP" in sentence for sentence in verdict)
+
+
+def test_sizes_that_a_crop_hides_and_exif_are_mentioned(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = "a camera"
+    pair_of_folders(tmp_path, 30, {"exif": exif}, {}, quality=90)
+    for index in range(30):
+        write_image(tmp_path / "fake" / f"{index}.jpg", picture(index, 66)[:, :64], quality=90)
+    report = audit(prepared(tmp_path), per_label=20)
+    assert any("Square crops at one scale hide it" in sentence for sentence in report.verdict)
+    assert any("EXIF" in sentence for sentence in report.verdict)
+    assert report.views["as trained"].worst is None
+
+
+def test_an_audit_of_hardly_any_samples_is_refused(jpeg_against_png, cli):
+    with pytest.raises(ValueError, match="samples=5: the audit needs at least 10"):
+        cli("audit", "--data=RealFakeDataModule", f"--data.root={jpeg_against_png}", "--samples=5")
+
+
+def test_an_audit_lists_damaged_files_in_its_run(jpeg_against_png, cli, tmp_path):
+    pair_of_folders(tmp_path / "d", 30, {}, {}, quality=90)
+    (tmp_path / "d/real/broken.png").write_bytes(b"none")
+    Image.fromarray(np.zeros((40, 40), np.float32)).save(tmp_path / "d/real/float.tiff")
+    cli("audit", "--data=RealFakeDataModule", f"--data.root={tmp_path / 'd'}", "--data.image_size=32", "--samples=10")
+    (report,) = Path("runs").rglob("corrupt_files.csv")
+    assert set(pd.read_csv(report)["path"]) == {"real/broken.png", "real/float.tiff"}
 
 
 def test_figures_survive_json(jpeg_against_png):
@@ -181,12 +261,15 @@ def test_audit_command_writes_page_figures_and_a_config_that_trains(jpeg_against
     assert not re.search(r"(src|href)=.https?:", page)  # self-contained
     assert json.loads((run / "audit.json").read_text())["views"]["files"]["leaks"]["codec"]["auroc"] == 1
     fix = yaml.safe_load((run / "audit_fix.yaml").read_text())
-    assert fix["data"]["init_args"] == {"selection": "quality_matched"}
+    assert fix["data"]["init_args"]["selection"] == "quality_matched"
+    assert set(fix["data"]["init_args"]) == {  # what it was measured with, whatever the other configs say
+        *("selection", "quality", "size_window", "fake_quality", "common_size", "reencode_reals")
+    }
     arguments = [a for a in detector_arguments if not a.startswith("--data.root")] + data[1:]
     arguments += ["--trainer.max_epochs=1", "--data.audit=refuse"]
-    with pytest.raises(ManifestError, match="can be told without looking at the pictures: format, compression"):
+    with pytest.raises(ManifestError, match="can be told without looking at the pictures: format, quality"):
         cli("fit", *arguments)
-    result = cli("fit", *arguments, "-c", str(run / "audit_fix.yaml"))
+    result = cli("fit", *arguments, "--data.fake_quality=50", "-c", str(run / "audit_fix.yaml"))
     assert result.datamodule.fake_quality == "matched"
 
 
