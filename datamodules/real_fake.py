@@ -274,7 +274,9 @@ class RealFakeDataModule(ImageDataModule):
         if leakage.worst is None:
             return
         name, leak = leakage.worst
-        details = ("format", "quality", "chroma", "tables", "size", "colour", "codec")
+        details = ["format", "quality", "chroma", "tables", "size", "colour", "codec"]
+        if leakage.leaks["format"].leaks:  # then the next three are no news
+            details = ["format", "size", "colour", "codec"]
         causes = [key for key in details if leakage.leaks[key].leaks]
         message = (
             f"The labels of {self.root} can be told without looking at the pictures: {', '.join(causes)} "

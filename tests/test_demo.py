@@ -13,7 +13,7 @@ from conftest import ROOT
 def test_demo_leaves_its_tables_and_pictures(monkeypatch, capsys):
     import demo
 
-    monkeypatch.setattr(demo, "CONFIGS", ROOT / "configs" / "demo")
+    monkeypatch.setattr(demo, "CONFIGS", ROOT / "configs")
     demo.run(["--data.train={nearest: 60, bilinear: 60}", "--data.val=4", "--trainer.max_epochs=3"])
     table = pd.read_csv("runs/demo/shortcut.csv")
     assert len(table) == 8
@@ -28,7 +28,9 @@ def test_demo_leaves_its_tables_and_pictures(monkeypatch, capsys):
         pd.read_csv(f"runs/demo/{name}/cross_generator.csv", index_col=0) for name in ("raw", "constrained")
     )
     pd.testing.assert_frame_equal(difference, constrained - raw, check_exact=False)
+    (page,) = Path("runs/demo/audit").glob("*/audit.html")
     printed = capsys.readouterr().out
-    for name in ("shortcut.png", "world.png", "constrained/cross_generator_difference.png"):
+    for name in ("shortcut.png", "world.png", "probe.png", "constrained/cross_generator_difference.png"):
         assert f"runs/demo/{name}" in printed
         assert Path("runs/demo", name).stat().st_size > 5000
+    assert str(page) in printed

@@ -66,7 +66,8 @@ def metadata(view: View) -> pd.DataFrame:
 
     Returns:
         Columns as in :data:`METADATA`, and ``exif``, float64, one row per image in order. Names are numbered, what is
-        unknown is -1. Without whole images, ``width`` and ``height`` are the scale in half octaves from the median fake.
+        unknown is -1. Without whole images, ``width`` and ``height`` are the scale in half octaves from the median
+        fake.
     """
     rows, preparation = view.rows, view.preparation
     rng = np.random.default_rng(0)

@@ -267,7 +267,7 @@ def test_audit_command_writes_page_figures_and_a_config_that_trains(jpeg_against
     }
     arguments = [a for a in detector_arguments if not a.startswith("--data.root")] + data[1:]
     arguments += ["--trainer.max_epochs=1", "--data.audit=refuse"]
-    with pytest.raises(ManifestError, match="can be told without looking at the pictures: format, quality"):
+    with pytest.raises(ManifestError, match="can be told without looking at the pictures: format, codec"):
         cli("fit", *arguments)
     result = cli("fit", *arguments, "--data.fake_quality=50", "-c", str(run / "audit_fix.yaml"))
     assert result.datamodule.fake_quality == "matched"
