@@ -48,7 +48,9 @@ class JpegHistory(NamedTuple):
     evidence: Tensor
 
 
-def jpeg_history(gray: Tensor, all_grids: bool = False, blocks: int = 1024) -> JpegHistory:
+def jpeg_history(
+    gray: Tensor, all_grids: bool = False, blocks: int = 1024, clipped: Tensor | None = None
+) -> JpegHistory:
     """Estimate the quality of the last JPEG compression from pixels alone.
 
     It finds standard tables at any quality on photographs of some 100 blocks or more, as long as the image was not
@@ -60,6 +62,8 @@ def jpeg_history(gray: Tensor, all_grids: bool = False, blocks: int = 1024) -> J
         all_grids: also look for grids that do not start at the first pixel, as in images that were cropped after
             compression; only where the grid at the first pixel shows nothing.
         blocks: most 8 x 8 blocks to look at, evenly spread.
+        clipped: pixels a channel of which is 0 or 255, bool, shape `(B, H, W)`. Decoding may have cut them off, which
+            moves all coefficients of their block; such blocks are left out. By default none is.
 
     Returns:
         Quality, grid and evidence for each image.
@@ -69,61 +73,73 @@ def jpeg_history(gray: Tensor, all_grids: bool = False, blocks: int = 1024) -> J
     """
     if gray.ndim != 3 or min(gray.shape[1:]) < 16:
         raise ValueError(f"gray must have shape (B, H, W) with sides of at least 16, got {tuple(gray.shape)}")
-    evidence = _evidence(gray, blocks)
+    if clipped is None:
+        clipped = torch.zeros_like(gray, dtype=torch.bool)
+    evidence = _evidence(gray, clipped, blocks)
     best = evidence.amax(1)
     row, column = torch.zeros_like(best, dtype=torch.long), torch.zeros_like(best, dtype=torch.long)
     if all_grids:
         unknown = (best <= EVIDENCE).nonzero()[:, 0]
-        for index, grid in zip(unknown.tolist(), _likeliest_grids(gray[unknown], blocks), strict=True):
-            top, left = divmod(grid, 8)
-            found = _evidence(gray[index : index + 1, top:, left:], blocks)[0]
+        grids = _likeliest_grids(gray[unknown], clipped[unknown], blocks)
+        for index, grid in zip(unknown.tolist(), grids, strict=True):
+            shifted = (slice(index, index + 1), slice(grid // 8, None), slice(grid % 8, None))
+            found = _evidence(gray[shifted], clipped[shifted], blocks)[0]
             if found.amax() > EVIDENCE:
                 evidence[index], best[index] = found, found.amax()
-                row[index], column[index] = top, left
+                row[index], column[index] = grid // 8, grid % 8
     quality = torch.where(best > EVIDENCE, evidence.argmax(1) + 1, 0)
     return JpegHistory(quality, row, column, evidence)
 
 
-def _likeliest_grids(gray: Tensor, blocks: int) -> list[int]:
+def _likeliest_grids(gray: Tensor, clipped: Tensor, blocks: int) -> list[int]:
     """For each image the grid, row times eight plus column, that a quick look at low frequencies favours."""
     if not len(gray):
         return []
+    shifts = [(slice(None), slice(grid // 8, None), slice(grid % 8, None)) for grid in range(1, 64)]
     looks = [
-        _evidence(gray[:, grid // 8 :, grid % 8 :], min(blocks, 256), _SEARCHED, _MOST_SEARCHED).amax(1)
-        for grid in range(1, 64)
+        _evidence(gray[shift], clipped[shift], min(blocks, 256), _SEARCHED, _MOST_SEARCHED).amax(1) for shift in shifts
     ]
     return (torch.stack(looks).argmax(0) + 1).tolist()
 
 
-def _evidence(gray: Tensor, blocks: int, frequencies: slice = slice(None), most: int = _MOST) -> Tensor:
+def _evidence(
+    gray: Tensor, clipped: Tensor, blocks: int, frequencies: slice = slice(None), most: int = _MOST
+) -> Tensor:
     """Log-likelihood ratio of each quality on the grid at the first pixel, `(B, 100)`.
 
     Args:
         gray: as in :func:`jpeg_history`.
+        clipped: as in :func:`jpeg_history`.
         blocks: most blocks to look at.
         frequencies: which, counted from low to high.
         most: magnitudes from there on are left out.
     """
     order = _order()[frequencies].to(gray.device)
-    counts = _histograms(gray, blocks, order, most)  # (B, F, bins)
+    counts = _histograms(gray, clipped, blocks, order, most)  # (B, F, bins)
     ratios = counts @ _log_ratios()[: counts.shape[-1]].to(counts)  # (B, F, 255)
     steps = _steps().to(counts.device)[:, order]  # (100, F)
     return ratios.gather(2, (steps.T - 1).expand(len(gray), -1, -1)).sum(1)
 
 
-def _histograms(gray: Tensor, blocks: int, frequencies: Tensor, most: int) -> Tensor:
+def _histograms(gray: Tensor, clipped: Tensor, blocks: int, frequencies: Tensor, most: int) -> Tensor:
     """How often each magnitude occurs at each frequency, float32, shape `(B, F, bins)`."""
-    height, width = (side // 8 * 8 for side in gray.shape[1:])
-    tiles = gray[:, :height, :width].unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2)  # (B, n, 8, 8)
-    if tiles.shape[1] > blocks:
-        tiles = tiles[:, torch.linspace(0, tiles.shape[1] - 1, blocks, device=gray.device).long()]
+    tiles, cut = _tiles(gray, blocks), _tiles(clipped, blocks)  # (B, n, 8, 8)
     basis = _basis().to(device=gray.device)
     coefficients = (basis @ (tiles.float() - 128) @ basis.T).flatten(2)[..., frequencies].abs()  # (B, n, F)
     bins = most * _BINS_PER_UNIT
     index = (coefficients * _BINS_PER_UNIT).long().transpose(1, 2)  # (B, F, n)
-    kept = (coefficients >= _LEAST).transpose(1, 2) & (index < bins)
+    kept = (coefficients >= _LEAST).transpose(1, 2) & (index < bins) & ~cut.flatten(2).any(2).unsqueeze(1)
     counts = torch.zeros(len(gray), len(frequencies), bins, device=gray.device)
     return counts.scatter_add_(2, index.clamp(max=bins - 1), kept.float())
+
+
+def _tiles(planes: Tensor, blocks: int) -> Tensor:
+    """Whole 8 x 8 blocks of planes `(B, H, W)`, at most so many, evenly spread, shape `(B, n, 8, 8)`."""
+    height, width = (side // 8 * 8 for side in planes.shape[1:])
+    tiles = planes[:, :height, :width].unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2)
+    if tiles.shape[1] > blocks:
+        tiles = tiles[:, torch.linspace(0, tiles.shape[1] - 1, blocks, device=planes.device).long()]
+    return tiles
 
 
 @cache

@@ -132,8 +132,9 @@ def pixel_traces(view: View, positions: NDArray[np.int64], all_grids: bool = Tru
 
     def look(position: int) -> tuple[int, int, NDArray[np.float64], bool, NDArray[np.float64]]:
         image = pad_to(view.aligned(position), side)
-        gray = _gray(_central(image, _MOST_PIXELS))
-        history = jpeg_history(gray, all_grids=all_grids)
+        part = _central(image, _MOST_PIXELS)
+        clipped = torch.from_numpy(((part == 0) | (part == 255)).any(axis=2))[None]
+        history = jpeg_history(_gray(part), all_grids=all_grids, clipped=clipped)
         rooms = (np.array(image.shape[:2]) - side) // 2
         spectrum = radial_log_spectrum(
             _gray(crop(image, side, int(rooms[0]), int(rooms[1]))),

@@ -75,6 +75,20 @@ def test_flat_images_do_not_tell():
     assert history.evidence.abs().max() < EVIDENCE  # nor do they rule anything out
 
 
+def test_blocks_with_clipped_pixels_are_left_out():
+    """Saturated colours: what decoding cut off moved the coefficients off their lattice."""
+    rng = np.random.default_rng(0)
+    image = natural(0).copy()
+    for top, left in rng.integers(0, 80, (12, 2)):
+        image[top : top + 9, left : left + 9] = rng.choice([0, 255], 3)
+    decoded = saved(image, 75)
+    clipped = torch.from_numpy(((decoded == 0) | (decoded == 255)).any(2))[None]
+    assert clipped.float().mean() > 0.05
+    assert jpeg_history(gray(decoded), clipped=clipped).quality.tolist() == [75]
+    whole, left_out = (jpeg_history(gray(decoded), clipped=mask).evidence[0, 74] for mask in (None, clipped))
+    assert left_out > whole
+
+
 def test_content_does_not_matter():
     """Smooth and busy pictures of one quality are told the same."""
     busy = jpeg_roundtrip(torch.from_numpy(natural(0)).permute(2, 0, 1)[None], 80)
