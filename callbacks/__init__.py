@@ -2,6 +2,8 @@
 
 from callbacks.bias_probe import BiasProbe
 from callbacks.cross_generator_matrix import CrossGeneratorMatrix
+from callbacks.embedding_outputs import EmbeddingMap, NeighbourSheet
+from callbacks.embedding_writer import EmbeddingWriter
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.run_directory import SaveRunConfig
 from callbacks.seed_per_rank import SeedPerRank
@@ -11,6 +13,9 @@ from callbacks.video_verdicts import VideoVerdicts
 __all__ = [
     "BiasProbe",
     "CrossGeneratorMatrix",
+    "EmbeddingMap",
+    "EmbeddingWriter",
+    "NeighbourSheet",
     "PredictionWriter",
     "SaveRunConfig",
     "SeedPerRank",

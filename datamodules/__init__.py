@@ -1,6 +1,9 @@
 """Data, one file per family. See :mod:`datamodules.base` for the batch contract."""
 
+from datamodules.adversarial import AdversarialDataModule
 from datamodules.base import ImageDataModule
+from datamodules.cifar import Cifar10DataModule, Cifar100DataModule
+from datamodules.clustering_data import Cifar10ClusteringDataModule, Cifar100ClusteringDataModule, DigitsDataModule
 from datamodules.face_sets import CelebARealFakeDataModule, FaceForensicsDataModule, FacesHQDataModule
 from datamodules.gen_image import GenImageDataModule
 from datamodules.manifest import ManifestError
@@ -12,9 +15,15 @@ from datamodules.upsampled_noise import UpsampledNoiseDataModule
 from datamodules.video_frames import VideoFramesDataModule, VideoSpectraDataModule
 
 __all__ = [
+    "AdversarialDataModule",
     "BalanceClasses",
     "BalanceLabels",
     "CelebARealFakeDataModule",
+    "Cifar10ClusteringDataModule",
+    "Cifar10DataModule",
+    "Cifar100ClusteringDataModule",
+    "Cifar100DataModule",
+    "DigitsDataModule",
     "FaceForensicsDataModule",
     "FacesHQDataModule",
     "FeatureTableDataModule",

@@ -122,7 +122,7 @@ class ImageDataModule(LightningDataModule):
             dataset,
             shuffle=shuffle,
             seed=self.seed + (int(os.environ.get("PL_GLOBAL_SEED", "0")) << 32),
-            epoch=lambda: _next_epoch(trainer) if trainer is not None else 0,
+            epoch=lambda: next_epoch(trainer) if trainer is not None else 0,
             num_replicas=trainer.world_size if trainer is not None else 1,
             rank=trainer.global_rank if trainer is not None else 0,
         )
@@ -184,7 +184,7 @@ class ImageDataModule(LightningDataModule):
         return figure
 
 
-def _next_epoch(trainer: Trainer) -> int:
+def next_epoch(trainer: Trainer) -> int:
     """Epoch that an iterator made now is for; ``trainer.current_epoch`` lags while a run is being resumed."""
     loop = trainer.fit_loop
     progress: Any = loop.epoch_progress.current

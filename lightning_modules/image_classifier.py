@@ -14,8 +14,8 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
-import lightning_modules.networks  # noqa: F401  registers our networks with timm
 from functional.consistency import jensen_shannon_divergence
+from lightning_modules.networks import load_weights
 
 __all__ = ["ImageClassifier", "Normalize"]
 
@@ -62,6 +62,7 @@ class ImageClassifier(LightningModule):
         image_size: side of the square input; the command line fills it in from the data. Networks that are built for
             one size (transformers) need it.
         pretrained: download timm's weights (network access; off by default).
+        weights: file to take the network's weights from: ``.safetensors``, a state dictionary, or a checkpoint of ours.
         backbone_kwargs: further arguments of ``timm.create_model``, e.g. ``{drop_path_rate: 0.2}``.
         mean: channel means that the first layer subtracts.
         std: channel deviations that the first layer divides by.
@@ -85,6 +86,8 @@ class ImageClassifier(LightningModule):
     """Metric and direction by which the best checkpoint is chosen; a loss hardly ever ties, an AUROC of 1 does."""
     headline = "val/accuracy"
     """Validation metric that the progress bar shows."""
+    not_hyperparameters: tuple[str, ...] = ("optimizer", "lr_scheduler")
+    """Arguments that a checkpoint cannot keep as plain values."""
 
     def __init__(
         self,
@@ -92,6 +95,7 @@ class ImageClassifier(LightningModule):
         num_classes: int | None = None,
         image_size: int | None = None,
         pretrained: bool = False,
+        weights: str | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
@@ -106,7 +110,7 @@ class ImageClassifier(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False, ignore=["optimizer", "lr_scheduler"])
+        self.save_hyperparameters(logger=False, ignore=list(self.not_hyperparameters))
         if num_classes is None or num_classes < 2:
             raise ValueError(
                 f"model.num_classes={num_classes}: a classifier needs at least 2 classes. Give your datamodule class "
@@ -117,6 +121,8 @@ class ImageClassifier(LightningModule):
         if high_pass:
             self.normalize = nn.Sequential(self.normalize, HighPass())
         self.backbone: Any = self.build_backbone(backbone, image_size, pretrained, backbone_kwargs or {})
+        if weights is not None:
+            load_weights(self.backbone, weights)
         self.label_smoothing = label_smoothing
         self.decay_norm_and_bias = decay_norm_and_bias
         self.optimizer_factory, self.scheduler_factory = optimizer, lr_scheduler

@@ -1,5 +1,8 @@
 """Networks that timm does not have; importing the room registers them with timm."""
 
 from lightning_modules.networks.cifar_resnet import CifarResNet
+from lightning_modules.networks.cifar_vgg import CifarVGG
+from lightning_modules.networks.small_networks import SmallCNN
+from lightning_modules.networks.weights import load_weights
 
-__all__ = ["CifarResNet"]
+__all__ = ["CifarResNet", "CifarVGG", "SmallCNN", "load_weights"]

@@ -1,0 +1,211 @@
+"""Detector of adversarial attacks on a classifier (Harder et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.adversarial_head import AdversarialHead, AdversarialHeadName, Scaler
+from lightning_modules.image_classifier import ImageClassifier
+from lightning_modules.image_detector import ImageDetector
+from lightning_modules.spectrum_detector import TrainingFeatures
+from lightning_modules.victim_features import FeatureName, VictimFeatures
+
+__all__ = ["AdversarialDetector", "Guarded"]
+
+Batch = dict[str, Any]
+VERDICTS = ("clean", "attacked", "unsure")
+
+
+class Guarded(NamedTuple):
+    """What a guarded classifier says of images.
+
+    Attributes:
+        logits: of the classifier, shape ``(B, classes)``.
+        score: of the detector, above 0 for "attacked", shape ``(B,)``.
+        verdict: 0 clean, 1 attacked, 2 unsure, shape ``(B,)``.
+    """
+
+    logits: Tensor
+    score: Tensor
+    verdict: Tensor
+
+
+class AdversarialDetector(ImageDetector):
+    """Guard in front of a classifier: tells attacked images (1) from clean ones (0).
+
+    The victim, any :class:`ImageClassifier` or detector of ours, is frozen. Features of all training images, clean and
+    attacked, are collected in one pass, over all processes; then a classifier of scikit-learn is fitted and kept as
+    tensors. Temperature and thresholds are chosen on validation images as in :class:`ImageDetector`, and ``predict``
+    flags images. A detector is fitted for one attack; how it transfers to others is for ``test`` to say.
+
+    The published threat model is an attacker who does not know of the detector. One who does gets past it, see
+    ``studies.spectral_defense adaptive``.
+
+    Args:
+        victim: the classifier to guard.
+        features: ``input_mfs``, ``input_pfs``, ``layer_mfs``, ``layer_pfs``, or a baseline, ``lid`` or ``mahalanobis``;
+            see :class:`VictimFeatures`.
+        layers: names of layers of the victim's ``backbone`` to look into; the paper's for VGG by default.
+        own_maximum: divide each layer's spectrum by its own maximum (CIFAR-100 with DeepFool and Carlini-Wagner).
+        log1p: logarithm of 1 + magnitude (not in the paper).
+        neighbours: k of ``lid``.
+        references: clean images that ``lid`` compares with.
+        step: signed-gradient step of ``mahalanobis`` in normalised pixels.
+        head: ``logistic_regression``, ``svm_rbf`` or ``svm_linear``.
+        C: inverse strength of the regularisation.
+        gamma: kernel width of ``svm_rbf``, a number, ``auto`` or ``scale``.
+        scaler: ``none`` (published), ``standard`` or, published for ``svm_rbf``, ``minmax``, by the training images.
+        head_seed: seed of the fit.
+        error_rate: tolerated share of wrong verdicts per class on validation data, in [0, 0.5).
+        image_size: side of the square input; the command line fills it in from the data.
+        num_classes: 2, clean and attacked.
+
+    Source: Harder et al. 2021, SpectralDefense, Sec. III and IV.
+    """
+
+    not_hyperparameters = (*ImageDetector.not_hyperparameters, "victim")
+
+    def __init__(
+        self,
+        victim: ImageClassifier,
+        features: FeatureName = "layer_mfs",
+        layers: list[str] | None = None,
+        own_maximum: bool = False,
+        log1p: bool = False,
+        neighbours: int = 20,
+        references: int = 100,
+        step: float = 5e-5,
+        head: AdversarialHeadName = "logistic_regression",
+        C: float = 1.0,
+        gamma: float | Literal["auto", "scale"] = "scale",
+        scaler: Scaler = "none",
+        head_seed: int = 0,
+        error_rate: float = 0.05,
+        image_size: int | None = None,
+        num_classes: int | None = 2,
+    ) -> None:
+        options = {"C": C, "gamma": gamma, "scaler": scaler, "seed": head_seed}
+        super().__init__(
+            backbone=head,
+            backbone_kwargs=options,
+            image_size=image_size,
+            error_rate=error_rate,
+            num_classes=num_classes,
+        )
+        self.victim = victim.requires_grad_(False).eval()
+        self.features = VictimFeatures(features, layers, own_maximum, log1p, neighbours, references, step)
+        self.seen = TrainingFeatures()
+        # Lightning counts steps of an optimiser, and DDP asks for a parameter with a gradient. This is both.
+        self.counter = nn.Parameter(torch.zeros(()))
+
+    def build_backbone(self, name: str, image_size: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+        """The head, from features ``(B, K)`` to scores ``(B,)``."""
+        self.fixed_image_size = None
+        return AdversarialHead(cast(AdversarialHeadName, name), **kwargs)
+
+    def train(self, mode: bool = True) -> AdversarialDetector:
+        """As for any module, but the victim stays in eval mode: its answers are what is looked at."""
+        super().train(mode)
+        self.victim.eval()
+        return self
+
+    def guarded(self, x: Tensor) -> Guarded:
+        """The victim's logits together with the detector's score and verdict, from one forward pass.
+
+        Args:
+            x: images in [0, 1], shape ``(B, 3, H, W)``.
+
+        Raises:
+            RuntimeError: before the fit.
+        """
+        logits, features = self.features(self.victim, x)
+        score = self.backbone(features)
+        return Guarded(logits, score, self.calibration.verdict(score))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            x: images in [0, 1], shape ``(B, 3, H, W)``, or features, shape ``(B, K)``.
+
+        Returns:
+            Minus and plus half the head's score, shape ``(B, 2)``, so that the logit difference is the score.
+        """
+        score = self.backbone(x if x.ndim == 2 else self.embed(x))
+        return torch.stack([-score / 2, score / 2], dim=1)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """The head's score, shape ``(B,)``, above 0 for "attacked", in float64."""
+        return logits[:, 1] - logits[:, 0]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Features ``(B, K)`` of images in [0, 1], shape ``(B, 3, H, W)``."""
+        features: Tensor = self.features(self.victim, x)[1]
+        return features
+
+    def on_fit_start(self) -> None:
+        """Let the baselines see clean images of the victim's training set.
+
+        Raises:
+            TypeError: if they need some and the datamodule has no ``reference_dataloader``.
+        """
+        if not self.features.needs_reference:
+            return
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "reference_dataloader"):
+            raise TypeError(
+                f"model.features={self.features.name} needs clean images of the victim's training set: "
+                f"{type(data).__name__} has no reference_dataloader(), which AdversarialDataModule has."
+            )
+        self.features.fit(self.victim, self._on_device(data.reference_dataloader()))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Collect features, and fit with the last batch."""
+        with torch.no_grad():
+            self.seen.update(self.embed(batch["image"]), batch["label"], batch["path"])
+        if self.trainer.is_last_batch:
+            features, labels = self.seen.compute()
+            self.seen.reset()
+            self.backbone.fit(features, labels)
+            loss = F.cross_entropy(self(features), labels)
+            self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(labels))
+            self.trainer.should_stop = True  # further epochs would fit the same again
+        return 0 * self.counter
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in :class:`ImageDetector`; Lightning's check before training has nothing to look at yet."""
+        if self.backbone.fitted:
+            super().validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """As in :class:`ImageDetector`, once there is something to validate."""
+        if self.backbone.fitted:
+            super().on_validation_epoch_end()
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """As in :class:`ImageDetector`, with ``prediction`` ``(B,)``, the class that the victim gives each image."""
+        guarded = self.guarded(batch["image"])
+        return {
+            "path": batch["path"],
+            "prediction": guarded.logits.argmax(dim=1),
+            "probability": self.calibration.probability(guarded.score),
+            "score": guarded.score,
+            "verdict": guarded.verdict,
+            "unsure_below": self.calibration.unsure_below.expand_as(guarded.score),
+            "unsure_above": self.calibration.unsure_above.expand_as(guarded.score),
+            "threshold": self.calibration.threshold.expand_as(guarded.score),
+            "verdict_names": VERDICTS,
+        }
+
+    def configure_optimizers(self) -> Any:
+        """One that changes nothing."""
+        return torch.optim.SGD([self.counter], lr=0.0)
+
+    def _on_device(self, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in loader:
+            yield batch["image"].to(self.device), batch["label"].to(self.device)
