@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, cast
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.adversarial_head import AdversarialHead, AdversarialHeadName, Scaler
+from lightning_modules.fitted_detector import FittedDetector
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.image_detector import ImageDetector
-from lightning_modules.spectrum_detector import TrainingFeatures
 from lightning_modules.victim_features import FeatureName, VictimFeatures
 
 __all__ = ["AdversarialDetector", "Guarded"]
 
 Batch = dict[str, Any]
-VERDICTS = ("clean", "attacked", "unsure")
 
 
 class Guarded(NamedTuple):
@@ -35,7 +32,7 @@ class Guarded(NamedTuple):
     verdict: Tensor
 
 
-class AdversarialDetector(ImageDetector):
+class AdversarialDetector(FittedDetector):
     """Guard in front of a classifier: tells attacked images (1) from clean ones (0).
 
     The victim, any :class:`ImageClassifier` or detector of ours, is frozen. Features of all training images, clean and
@@ -68,6 +65,7 @@ class AdversarialDetector(ImageDetector):
     Source: Harder et al. 2021, SpectralDefense, Sec. III and IV.
     """
 
+    verdict_names = ("clean", "attacked", "unsure")
     not_hyperparameters = (*ImageDetector.not_hyperparameters, "victim")
 
     def __init__(
@@ -99,9 +97,7 @@ class AdversarialDetector(ImageDetector):
         )
         self.victim = victim.requires_grad_(False).eval()
         self.features = VictimFeatures(features, layers, own_maximum, log1p, neighbours, references, step)
-        self.seen = TrainingFeatures()
-        # Lightning counts steps of an optimiser, and DDP asks for a parameter with a gradient. This is both.
-        self.counter = nn.Parameter(torch.zeros(()))
+        self.collect_features()
 
     def build_backbone(self, name: str, image_size: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
         """The head, from features ``(B, K)`` to scores ``(B,)``."""
@@ -127,22 +123,6 @@ class AdversarialDetector(ImageDetector):
         score = self.backbone(features)
         return Guarded(logits, score, self.calibration.verdict(score))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits.
-
-        Args:
-            x: images in [0, 1], shape ``(B, 3, H, W)``, or features, shape ``(B, K)``.
-
-        Returns:
-            Minus and plus half the head's score, shape ``(B, 2)``, so that the logit difference is the score.
-        """
-        score = self.backbone(x if x.ndim == 2 else self.embed(x))
-        return torch.stack([-score / 2, score / 2], dim=1)
-
-    def score(self, logits: Tensor) -> Tensor:
-        """The head's score, shape ``(B,)``, above 0 for "attacked", in float64."""
-        return logits[:, 1] - logits[:, 0]
-
     def embed(self, x: Tensor) -> Tensor:
         """Features ``(B, K)`` of images in [0, 1], shape ``(B, 3, H, W)``."""
         features: Tensor = self.features(self.victim, x)[1]
@@ -164,47 +144,11 @@ class AdversarialDetector(ImageDetector):
             )
         self.features.fit(self.victim, self._on_device(data.reference_dataloader()))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Collect features, and fit with the last batch."""
-        with torch.no_grad():
-            self.seen.update(self.embed(batch["image"]), batch["label"], batch["path"])
-        if self.trainer.is_last_batch:
-            features, labels = self.seen.compute()
-            self.seen.reset()
-            self.backbone.fit(features, labels)
-            loss = F.cross_entropy(self(features), labels)
-            self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(labels))
-            self.trainer.should_stop = True  # further epochs would fit the same again
-        return 0 * self.counter
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in :class:`ImageDetector`; Lightning's check before training has nothing to look at yet."""
-        if self.backbone.fitted:
-            super().validation_step(batch, batch_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """As in :class:`ImageDetector`, once there is something to validate."""
-        if self.backbone.fitted:
-            super().on_validation_epoch_end()
-
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """As in :class:`ImageDetector`, with ``prediction`` ``(B,)``, the class that the victim gives each image."""
         guarded = self.guarded(batch["image"])
-        return {
-            "path": batch["path"],
-            "prediction": guarded.logits.argmax(dim=1),
-            "probability": self.calibration.probability(guarded.score),
-            "score": guarded.score,
-            "verdict": guarded.verdict,
-            "unsure_below": self.calibration.unsure_below.expand_as(guarded.score),
-            "unsure_above": self.calibration.unsure_above.expand_as(guarded.score),
-            "threshold": self.calibration.threshold.expand_as(guarded.score),
-            "verdict_names": VERDICTS,
-        }
-
-    def configure_optimizers(self) -> Any:
-        """One that changes nothing."""
-        return torch.optim.SGD([self.counter], lr=0.0)
+        judged = self.judge(batch["path"], guarded.score)
+        return {**judged, "prediction": guarded.logits.argmax(dim=1)}
 
     def _on_device(self, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in loader:

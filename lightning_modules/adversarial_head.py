@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.spectrum_heads import FittedHead
+from lightning_modules.fitted_heads import FittedHead
 
 __all__ = ["AdversarialHead", "AdversarialHeadName", "Scaler"]
 

@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from lightning_modules.spectrum_heads import FITTED_HEADS, FittedHead, FittedHeadName
+from lightning_modules.fitted_heads import FITTED_HEADS, FittedHead, FittedHeadName
 
 __all__ = ["few_sample_summary", "few_sample_table"]
 

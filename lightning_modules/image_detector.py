@@ -60,6 +60,7 @@ class ImageDetector(ImageClassifier):
     """
 
     headline = "val/auroc"
+    verdict_names = VERDICTS
 
     def __init__(
         self,
@@ -152,17 +153,21 @@ class ImageDetector(ImageClassifier):
         both occur among picture and variants, the verdict returned is "unsure".
         """
         score = self.score(self(batch["image"]))
-        outputs = {
-            "path": batch["path"],
+        outputs = self.judge(batch["path"], score)
+        return outputs | self._spread(batch["image"], score) if self.predict_variants else outputs
+
+    def judge(self, paths: list[str], score: Tensor) -> dict[str, Any]:
+        """What ``predict`` says of images with some scores ``(B,)``: probability, verdict and bounds, each ``(B,)``."""
+        return {
+            "path": paths,
             "probability": self.calibration.probability(score),
             "score": score,
             "verdict": self.calibration.verdict(score),
             "unsure_below": self.calibration.unsure_below.expand_as(score),
             "unsure_above": self.calibration.unsure_above.expand_as(score),
             "threshold": self.calibration.threshold.expand_as(score),
-            "verdict_names": VERDICTS,
+            "verdict_names": self.verdict_names,
         }
-        return outputs | self._spread(batch["image"], score) if self.predict_variants else outputs
 
     def attribution(self, x: Tensor) -> Tensor:
         """Where the network saw "fake": Grad-CAM of the score on the last map of features. A hint, not evidence.

@@ -19,8 +19,8 @@ from functional.adversarial_features import (
     mahalanobis_score,
     phase_spectrum,
 )
+from lightning_modules.fitted_heads import FittedBuffers
 from lightning_modules.image_classifier import ImageClassifier
-from lightning_modules.spectrum_heads import FittedBuffers
 from lightning_modules.victim_layers import observed_layers
 
 __all__ = ["FEATURES", "FeatureName", "VictimFeatures"]

@@ -26,7 +26,7 @@ from callbacks.spectrum_plots import draw_few_samples
 from datamodules import ManifestError, SelectionError
 from lightning_modules import SpectrumDetector
 from lightning_modules.few_samples import few_sample_summary, few_sample_table
-from lightning_modules.spectrum_heads import FITTED_HEADS, FittedHeadName
+from lightning_modules.fitted_heads import FITTED_HEADS, FittedHeadName
 from train import main
 
 __all__ = ["collect_features", "run"]
@@ -96,7 +96,7 @@ def collect_features(model: SpectrumDetector, datamodule: Any) -> tuple[Tensor, 
             batch = datamodule.on_before_batch_transfer(batch, 0)
             batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
             batch = datamodule.on_after_batch_transfer(batch, 0)
-            features.append(model.features(batch).cpu())
+            features.append(model.batch_features(batch).cpu())
             columns = {"path": batch["path"], "label": batch["label"].tolist(), "group": batch.get("group")}
             rows.append(pd.DataFrame(columns))
     table = pd.concat(rows, ignore_index=True).drop_duplicates("path").sort_values("path")

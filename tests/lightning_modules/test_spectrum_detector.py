@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 from datamodules import FeatureTableDataModule, RealFakeDataModule, SpectrumDataModule
 from functional.spectrum import RadialSpectrum, luma, radial_log_spectrum
 from lightning_modules import SpectrumDetector
-from lightning_modules.spectrum_detector import TrainingFeatures
+from lightning_modules.fitted_detector import TrainingFeatures
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 

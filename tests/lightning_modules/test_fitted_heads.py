@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 from torch import nn
 
-from lightning_modules.spectrum_heads import FITTED_HEADS, FeatureRange, FittedHead, SpectrumMLP
+from lightning_modules.fitted_heads import FITTED_HEADS, FeatureRange, FittedHead, SpectrumMLP
 
 
 def two_classes(count: int = 120, features: int = 10, apart: float = 0.4, seed: int = 0):
