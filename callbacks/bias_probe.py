@@ -12,12 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from PIL import features
-from torch import Tensor, distributed
+from torch import Tensor
 
 from callbacks.bias_probe_conditions import Degradations
 from callbacks.bias_probe_plots import draw_probe
 from callbacks.bias_probe_report import Bands, probe_table, summary, worst_losses
-from callbacks.outputs import log_figure, log_table
+from callbacks.outputs import gather_objects, log_figure, log_table
 from callbacks.run_directory import run_directory
 
 __all__ = ["BiasProbe"]
@@ -159,11 +159,7 @@ class BiasProbe(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the scores of all ranks and log the worst loss of each degradation."""
         conditions = self.degradations.conditions
-        gathered: list[Any] = [_on_cpu(self._parts, 1 + len(conditions))]
-        if trainer.world_size > 1:
-            part = gathered[0]
-            gathered = [None] * trainer.world_size
-            distributed.all_gather_object(gathered, part)
+        gathered = gather_objects(trainer, _on_cpu(self._parts, 1 + len(conditions)))
         losses: dict[str, float] = {}
         if trainer.is_global_zero:
             images = pd.concat([rows for rows, _ in gathered if len(rows)], ignore_index=True)

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor
 
 from callbacks.embedding_plots import draw_embedding, draw_neighbours, flatten_embedding
-from callbacks.outputs import log_figure
+from callbacks.outputs import gather_objects, log_figure
 from callbacks.run_directory import run_directory
 
 __all__ = ["EmbeddingMap", "NeighbourSheet"]
@@ -89,10 +89,7 @@ class EmbeddingWatcher(Callback):
 
     def _finish(self, trainer: Trainer) -> None:
         directory = run_directory(trainer)
-        parts: list[Any] = [self._kept]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            distributed.all_gather_object(parts, self._kept)
+        parts = gather_objects(trainer, self._kept)
         kept = [item for part in parts for item in part]
         self._kept = []
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False) or not kept:

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor
 
-from callbacks.outputs import log_table
+from callbacks.outputs import gather_objects, log_table
 from callbacks.run_directory import run_directory
 
 __all__ = ["EmbeddingWriter"]
@@ -58,10 +58,7 @@ class EmbeddingWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all ranks, cluster and write."""
         directory = run_directory(trainer)
-        parts: list[Any] = [self._kept]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            distributed.all_gather_object(parts, self._kept)
+        parts = gather_objects(trainer, self._kept)
         kept = [item for part in parts for item in part]
         self._kept = []
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False) or not kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,23 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import distributed
 
-__all__ = ["log_figure", "log_table"]
+__all__ = ["gather_objects", "log_figure", "log_table"]
+
+
+def gather_objects(trainer: Trainer, part: Any) -> list[Any]:
+    """What each process has, in the order of ranks; a collective call, for numpy arrays, tensors on the CPU and tables.
+
+    Args:
+        trainer: the running trainer.
+        part: what this process has.
+    """
+    if trainer.world_size == 1:
+        return [part]
+    parts: list[Any] = [None] * trainer.world_size
+    distributed.all_gather_object(parts, part)
+    return parts
 
 
 def log_figure(trainer: Trainer, directory: Path, name: str, figure: Figure, step: int | None = None) -> Path:

@@ -10,9 +10,9 @@ import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
-from torch import Tensor, distributed
+from torch import Tensor
 
-from callbacks.outputs import log_figure, log_table
+from callbacks.outputs import gather_objects, log_figure, log_table
 from callbacks.run_directory import run_directory
 
 __all__ = ["PredictionWriter"]
@@ -78,10 +78,7 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all ranks and write."""
         directory = run_directory(trainer)
-        parts: list[Any] = [(self._rows, self._pictures, self._maps)]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            distributed.all_gather_object(parts, (self._rows, self._pictures, self._maps))
+        parts = gather_objects(trainer, (self._rows, self._pictures, self._maps))
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         pictures = {path: image for _, images, _ in parts for path, image in images.items()}

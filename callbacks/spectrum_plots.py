@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor
 
-from callbacks.outputs import log_figure
+from callbacks.outputs import gather_objects, log_figure
 from callbacks.run_directory import run_directory
 
 __all__ = ["SpectrumPlots", "draw_few_samples", "draw_importance", "draw_spectra"]
@@ -29,7 +29,7 @@ class SpectrumPlots(Callback):
     ``spectrum_classes.png``, ``spectrum_importance.png`` and ``spectrum.npz`` and sent to the loggers. The importance
     of a feature is the mean size of the score's gradient times the feature's deviation: how far it moves the score.
 
-    It needs a module with ``features(batch)``, ``score(logits)``, and a ``forward`` that takes features.
+    It needs a module with ``batch_features(batch)``, ``score(logits)``, and a ``forward`` that takes features.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class SpectrumPlots(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the module works on features."""
-        for method in ("features", "score"):
+        for method in ("batch_features", "score"):
             if not callable(getattr(pl_module, method, None)):
                 raise TypeError(f"SpectrumPlots needs {type(pl_module).__name__}.{method}, which it lacks.")
 
@@ -59,7 +59,7 @@ class SpectrumPlots(Callback):
         """Keep features and labels."""
         if trainer.sanity_checking:
             return
-        features: Any = pl_module.features
+        features: Any = pl_module.batch_features
         self._features.append(features(batch).detach().cpu())
         self._labels.append(batch["label"].cpu())
         settings: Any = getattr(getattr(trainer, "datamodule", None), "spectrum", getattr(pl_module, "spectrum", None))
@@ -81,10 +81,7 @@ class SpectrumPlots(Callback):
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = run_directory(trainer)
-        parts: list[Any] = [(self._features, self._labels)]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            distributed.all_gather_object(parts, (self._features, self._labels))
+        parts = gather_objects(trainer, (self._features, self._labels))
         features = [tensor for part, _ in parts for tensor in part]
         labels = [tensor for _, part in parts for tensor in part]
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False) or not features:

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, distributed
+from torch import Tensor
 
-from callbacks.outputs import log_table
+from callbacks.outputs import gather_objects, log_table
 from callbacks.run_directory import run_directory
 
 __all__ = ["VideoVerdicts", "judge_videos"]
@@ -84,10 +84,7 @@ class VideoVerdicts(Callback):
 
     def _write(self, trainer: Trainer) -> pd.DataFrame:
         directory = run_directory(trainer)
-        parts: list[Any] = [self._frames]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            distributed.all_gather_object(parts, self._frames)
+        parts = gather_objects(trainer, self._frames)
         videos = judge_videos(pd.concat([frame for part in parts for frame in part], ignore_index=True))
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             written = log_table(trainer, directory, "video_verdicts", videos, index=False)

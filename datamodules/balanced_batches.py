@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.base import ImageDataModule, next_epoch
+from datamodules.base import ImageDataModule
 from datamodules.sampling import Draw, SeededSampler
 
 __all__ = ["BalancedBatches", "BalancedSampler", "RelabelledDataset", "symmetric_noise"]
@@ -166,22 +164,12 @@ class BalancedBatches(ImageDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Balanced training batches."""
-        trainer, data = self.trainer, self.train_set
+        data: Any = self.train_set
         sampler = BalancedSampler(
             data,
-            data.labels,  # type: ignore[attr-defined]
+            data.labels,
             batch_size=self.batch_size,
             classes_per_batch=self.classes_per_batch,
-            seed=self.seed + (int(os.environ.get("PL_GLOBAL_SEED", "0")) << 32),
-            epoch=lambda: next_epoch(trainer) if trainer is not None else 0,
-            num_replicas=trainer.world_size if trainer is not None else 1,
-            rank=trainer.global_rank if trainer is not None else 0,
+            **self.shard(),
         )
-        return DataLoader(
-            dataset=data,
-            batch_size=sampler.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return self.batches(data, sampler, sampler.batch_size)

@@ -27,7 +27,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.sampling import SeededSampler
 from datamodules.transforms import Augmentation, compress_windows, eval_pipeline, train_pipeline, view_pipeline
@@ -118,17 +118,26 @@ class ImageDataModule(LightningDataModule):
                 f"{len(dataset)} images cannot be shared by {trainer.world_size} processes; "  # type: ignore[arg-type]
                 "lower trainer.devices."
             )
-        sampler = SeededSampler(
-            dataset,
-            shuffle=shuffle,
-            seed=self.seed + (int(os.environ.get("PL_GLOBAL_SEED", "0")) << 32),
-            epoch=lambda: next_epoch(trainer) if trainer is not None else 0,
-            num_replicas=trainer.world_size if trainer is not None else 1,
-            rank=trainer.global_rank if trainer is not None else 0,
-        )
+        sampler = SeededSampler(dataset, shuffle=shuffle, **self.shard())
+        return self.batches(dataset, sampler, self.batch_size, drop_last)
+
+    def shard(self) -> dict[str, Any]:
+        """Arguments that every sampler takes: seed, current epoch, and this process's place among all."""
+        trainer = self.trainer
+        return {
+            "seed": self.seed + (int(os.environ.get("PL_GLOBAL_SEED", "0")) << 32),
+            "epoch": lambda: _next_epoch(trainer) if trainer is not None else 0,
+            "num_replicas": trainer.world_size if trainer is not None else 1,
+            "rank": trainer.global_rank if trainer is not None else 0,
+        }
+
+    def batches(
+        self, dataset: Dataset[Any], sampler: Sampler[Any], batch_size: int, drop_last: bool = False
+    ) -> DataLoader[Any]:
+        """Loader with this datamodule's workers."""
         return DataLoader(
             dataset=dataset,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             sampler=sampler,
             drop_last=drop_last,
             num_workers=self.num_workers,
@@ -184,7 +193,7 @@ class ImageDataModule(LightningDataModule):
         return figure
 
 
-def next_epoch(trainer: Trainer) -> int:
+def _next_epoch(trainer: Trainer) -> int:
     """Epoch that an iterator made now is for; ``trainer.current_epoch`` lags while a run is being resumed."""
     loop = trainer.fit_loop
     progress: Any = loop.epoch_progress.current

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,11 @@ from datamodules.decoding import crop, decode_image, jpeg_resave, pad_to, resize
 from datamodules.sampling import Draw
 from datamodules.transforms.codec_windows import cut_window, padded_sample
 
-__all__ = ["Codec", "ManifestDataset", "Preparation"]
+__all__ = ["Codec", "ManifestDataset", "ManifestRows", "Preparation"]
 
 Pixels = NDArray[np.uint8]
 Codec = Literal["device", "pillow"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,47 @@ class Preparation:
         return {**padded_sample(window, size, quality), "crop_offset": torch.tensor(offset)}
 
 
-class ManifestDataset(Dataset[dict[str, Any]]):
+class ManifestRows(Dataset[dict[str, Any]]):
+    """What data sets keep of a manifest.
+
+    Arrays, not lists of strings: forked workers would copy every object that they touch.
+
+    Args:
+        manifest: rows with ``path``, ``label`` and ``generator``.
+        root: folder that the paths are relative to.
+    """
+
+    def __init__(self, manifest: pd.DataFrame, root: Path) -> None:
+        self.root = root
+        self._paths = np.array([str(path).encode() for path in manifest["path"]])
+        self.labels = manifest["label"].to_numpy(np.int64)
+        generators = manifest["generator"].astype("category").cat
+        self._generator_names, self._generator_codes = generators.categories.tolist(), generators.codes.to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of all samples, relative to the root."""
+        return [path.decode() for path in self._paths]
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Label, path and generator of a sample."""
+        return {
+            "label": int(self.labels[index]),
+            "path": self._paths[index].decode(),
+            "generator": self._generator_names[self._generator_codes[index]],
+        }
+
+    def for_all(self, function: Callable[[int], T], description: str) -> list[T]:
+        """Results of a function of each index, in threads: Pillow decodes without holding the interpreter."""
+        with ThreadPoolExecutor() as pool:
+            numbers = tqdm(range(len(self)), desc=description, unit="image", leave=False, disable=len(self) < 500)
+            return list(pool.map(function, numbers))
+
+
+class ManifestDataset(ManifestRows):
     """Images of a manifest as uint8 tensors of one shape.
 
     Args:
@@ -124,45 +166,26 @@ class ManifestDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, manifest: pd.DataFrame, root: Path, preparation: Preparation, cached: bool = False) -> None:
-        self.root = root
+        super().__init__(manifest, root)
         self.preparation = preparation
-        # Arrays, not lists of strings: forked workers would copy every object that they touch.
-        self._paths = np.array([str(path).encode() for path in manifest["path"]])
-        self.labels = manifest["label"].to_numpy(np.int64)
-        generators = manifest["generator"].astype("category").cat
-        self._generator_names, self._generator_codes = generators.categories.tolist(), generators.codes.to_numpy()
         has_sizes = {"height", "width"} <= set(manifest.columns)
         self._native_sizes = manifest[["height", "width"]].to_numpy(np.int64) if has_sizes else None
         self._is_aligned = cached and preparation.quality_shares is None
         self._at_access = replace(preparation, quality=None) if self._is_aligned else preparation
-        self.images: list[Pixels] | None = None
-        if cached:
-            with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
-                numbers = tqdm(range(len(self)), desc="Decoding", unit="image", leave=False, disable=len(self) < 500)
-                self.images = list(pool.map(self._aligned, numbers))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def paths(self) -> list[str]:
-        """Paths of all samples, relative to the root."""
-        return [path.decode() for path in self._paths]
+        self.images = self.for_all(self._aligned, "Decoding") if cached else None
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
         """One sample; its random choices follow from the draw's seed."""
         index, seed = draw if isinstance(draw, tuple) else (draw, draw)
         rng = np.random.default_rng(seed)
-        label, path = int(self.labels[index]), self._paths[index].decode()
+        row = self.row(index)
         if self.images is None:
-            image = self.preparation.to_common_size(decode_image(self.root / path))
+            image = self.preparation.to_common_size(decode_image(self.root / row["path"]))
         else:
             image = self.images[index]
         sample = {
-            **self._at_access.cut(image, self._at_access.quality_for(label, rng), rng),
-            "label": label,
-            "path": path,
-            "generator": self._generator_names[self._generator_codes[index]],
+            **self._at_access.cut(image, self._at_access.quality_for(row["label"], rng), rng),
+            **row,
             "seed": seed,
         }
         if self._native_sizes is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from datamodules.decoding import decode_image, jpeg_resave
-from datamodules.image_dataset import Preparation
+from datamodules.image_dataset import ManifestRows, Preparation
 from datamodules.luma import jpeg_luma, luma_plane, rgb_luma
 from datamodules.sampling import Draw
 from functional.spectrum import RadialSpectrum
@@ -26,7 +23,7 @@ __all__ = ["SpectrumDataset", "as_bits", "from_bits"]
 Plane = NDArray[np.uint8]
 
 
-class SpectrumDataset(Dataset[dict[str, Any]]):
+class SpectrumDataset(ManifestRows):
     """Spectra of the images of a manifest, in float64.
 
     Args:
@@ -49,27 +46,14 @@ class SpectrumDataset(Dataset[dict[str, Any]]):
         cached: bool = False,
         thumbnail: int = 0,
     ) -> None:
-        self.root, self.spectrum, self.preparation = root, spectrum, preparation
+        super().__init__(manifest, root)
+        self.spectrum, self.preparation = spectrum, preparation
         self.center_crop, self.thumbnail = center_crop, thumbnail
-        self._paths = np.array([str(path).encode() for path in manifest["path"]])
-        self.labels = manifest["label"].to_numpy(np.int64)
-        generators = manifest["generator"].astype("category").cat
-        self._generator_names, self._generator_codes = generators.categories.tolist(), generators.codes.to_numpy()
         has_groups = "group" in manifest and bool(manifest["group"].notna().all())
         self._groups = np.array([str(group).encode() for group in manifest["group"]]) if has_groups else None
         self.spectra: list[Tensor] | None = None
         if cached and preparation.quality_shares is None:
-            with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
-                numbers = tqdm(range(len(self)), desc="Spectra", unit="image", leave=False, disable=len(self) < 500)
-                self.spectra = list(pool.map(lambda index: self._spectrum(index, np.random.default_rng(0)), numbers))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def paths(self) -> list[str]:
-        """Paths of all samples, relative to the root."""
-        return [path.decode() for path in self._paths]
+            self.spectra = self.for_all(lambda index: self._spectrum(index, np.random.default_rng(0)), "Spectra")
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
         """One sample; a quality that is drawn follows from the draw's seed."""
@@ -77,9 +61,7 @@ class SpectrumDataset(Dataset[dict[str, Any]]):
         kept = self.spectra[index] if self.spectra is not None else None
         sample = {
             "spectrum": as_bits(self._spectrum(index, np.random.default_rng(seed)) if kept is None else kept),
-            "label": int(self.labels[index]),
-            "path": self._paths[index].decode(),
-            "generator": self._generator_names[self._generator_codes[index]],
+            **self.row(index),
         }
         if self._groups is not None:
             sample["group"] = self._groups[index].decode()

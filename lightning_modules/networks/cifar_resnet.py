@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
+from lightning_modules.networks.linear_head import LinearHead, without_download
+
 __all__ = ["CifarResNet", "cifar_resnet8", "cifar_resnet20", "cifar_resnet56"]
 
 
@@ -37,7 +39,7 @@ class BasicBlock(nn.Module):
         return F.relu(residual + x)
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(LinearHead):
     """ResNet with three stages of ``(depth - 2) / 6`` basic blocks, for inputs of any size from 8 x 8.
 
     Parameter names are those of the widely shared CIFAR-10 weights (``conv1``, ``layer1.0.conv1``, ...,
@@ -61,7 +63,6 @@ class CifarResNet(nn.Module):
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth={depth}: a CIFAR ResNet has 6n + 2 layers, e.g. 8, 20, 32, 44, 56.")
         blocks = (depth - 2) // 6
-        self.num_classes = num_classes
         self.num_features = self.head_hidden_size = 4 * width
         self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -69,7 +70,7 @@ class CifarResNet(nn.Module):
         self.layer2 = self._stage(width, 2 * width, blocks, stride=2)
         self.layer3 = self._stage(2 * width, 4 * width, blocks, stride=2)
         self.drop = nn.Dropout(drop_rate)
-        self.linear = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.reset_classifier(num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -81,15 +82,6 @@ class CifarResNet(nn.Module):
             *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)),
         )
 
-    def get_classifier(self) -> nn.Module:
-        """The linear layer (timm's accessor)."""
-        return self.linear
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the linear layer (timm's accessor); ``num_classes=0`` removes it."""
-        self.num_classes = num_classes
-        self.linear = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Feature maps ``(B, 4 * width, H / 4, W / 4)`` of images ``(B, C, H, W)``."""
         x = F.relu(self.bn1(self.conv1(x)))
@@ -100,34 +92,20 @@ class CifarResNet(nn.Module):
         x = self.drop(x.mean(dim=(2, 3)))
         return x if pre_logits else self.linear(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)`` of images ``(B, C, H, W)``."""
-        return self.forward_head(self.forward_features(x))
-
-
-def _create(depth: int, pretrained: bool, kwargs: dict[str, Any]) -> CifarResNet:
-    if pretrained:
-        raise ValueError(
-            f"cifar_resnet{depth} has no weights to download; train it or load a file with `load_state_dict`."
-        )
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these to every factory
-        kwargs.pop(key, None)
-    return CifarResNet(depth, **kwargs)
-
 
 @register_model
 def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """CIFAR ResNet-8 (78 k parameters at width 16)."""
-    return _create(8, pretrained, kwargs)
+    return CifarResNet(8, **without_download("cifar_resnet8", pretrained, kwargs))
 
 
 @register_model
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """CIFAR ResNet-20 (270 k parameters at width 16)."""
-    return _create(20, pretrained, kwargs)
+    return CifarResNet(20, **without_download("cifar_resnet20", pretrained, kwargs))
 
 
 @register_model
 def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """CIFAR ResNet-56 (850 k parameters at width 16)."""
-    return _create(56, pretrained, kwargs)
+    return CifarResNet(56, **without_download("cifar_resnet56", pretrained, kwargs))

@@ -11,13 +11,15 @@ from typing import Any
 from timm.models import register_model
 from torch import Tensor, nn
 
+from lightning_modules.networks.linear_head import LinearHead, without_download
+
 __all__ = ["CifarVGG", "cifar_vgg16", "cifar_vgg16_bn"]
 
 # Channels of the convolutions between two poolings.
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-class CifarVGG(nn.Module):
+class CifarVGG(LinearHead):
     """Thirteen 3x3 convolutions in five groups, each followed by a 2x2 pooling, then a linear classifier.
 
     Args:
@@ -64,22 +66,10 @@ class CifarVGG(nn.Module):
                 for part in (nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(drop_rate))
             )
         )
-        self.linear = self._classifier(num_classes)
+        self.reset_classifier(num_classes)
         for module in self.features:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def _classifier(self, num_classes: int) -> nn.Module:
-        return nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer (timm's accessor)."""
-        return self.linear
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last linear layer (timm's accessor); ``num_classes=0`` removes it."""
-        self.num_classes = num_classes
-        self.linear = self._classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Feature maps ``(B, 8 * width, H / 32, W / 32)`` of images ``(B, C, H, W)``, H and W at least 32."""
@@ -90,26 +80,14 @@ class CifarVGG(nn.Module):
         x = self.hidden(x.mean(dim=(2, 3)))
         return x if pre_logits else self.linear(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)`` of images ``(B, C, H, W)``."""
-        return self.forward_head(self.forward_features(x))
-
-
-def _create(batch_norm: bool, pretrained: bool, kwargs: dict[str, Any]) -> CifarVGG:
-    if pretrained:
-        raise ValueError("cifar_vgg16 has no weights to download; train it or name a file with `model.weights`.")
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these to every factory
-        kwargs.pop(key, None)
-    return CifarVGG(batch_norm=batch_norm, **kwargs)
-
 
 @register_model
 def cifar_vgg16(pretrained: bool = False, **kwargs: Any) -> CifarVGG:
     """VGG-16 without normalisation (14.7 M parameters with ten classes and no hidden layer)."""
-    return _create(False, pretrained, kwargs)
+    return CifarVGG(batch_norm=False, **without_download("cifar_vgg16", pretrained, kwargs))
 
 
 @register_model
 def cifar_vgg16_bn(pretrained: bool = False, **kwargs: Any) -> CifarVGG:
     """VGG-16 with batch normalisation (14.7 M parameters with ten classes and no hidden layer)."""
-    return _create(True, pretrained, kwargs)
+    return CifarVGG(**without_download("cifar_vgg16_bn", pretrained, kwargs))

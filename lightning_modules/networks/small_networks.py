@@ -11,10 +11,12 @@ from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
+from lightning_modules.networks.linear_head import LinearHead, without_download
+
 __all__ = ["SmallCNN", "small_cnn", "small_resnet18"]
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(LinearHead):
     """Three 3x3 convolutions with batch normalisation, two poolings, and a linear layer on 2 x 2 means.
 
     Args:
@@ -40,19 +42,7 @@ class SmallCNN(nn.Module):
         self.features = nn.Sequential(*layers)
         self.num_classes, self.num_features = num_classes, channels
         self.head_hidden_size = 4 * channels
-        self.linear = self._classifier(num_classes)
-
-    def _classifier(self, num_classes: int) -> nn.Module:
-        return nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
-
-    def get_classifier(self) -> nn.Module:
-        """The linear layer (timm's accessor)."""
-        return self.linear
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the linear layer (timm's accessor); ``num_classes=0`` removes it."""
-        self.num_classes = num_classes
-        self.linear = self._classifier(num_classes)
+        self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Feature maps ``(B, 4 * width, 2, 2)`` of images ``(B, C, H, W)``, H and W at least 4."""
@@ -63,29 +53,18 @@ class SmallCNN(nn.Module):
         x = x.flatten(1)
         return x if pre_logits else self.linear(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs ``(B, num_classes)`` of images ``(B, C, H, W)``."""
-        return self.forward_head(self.forward_features(x))
-
-
-def _refuse_pretrained(name: str, pretrained: bool, kwargs: dict[str, Any]) -> dict[str, Any]:
-    if pretrained:
-        raise ValueError(f"{name} has no weights to download; train it or name a file with `model.weights`.")
-    # timm passes these to every factory
-    return {key: value for key, value in kwargs.items() if not key.startswith(("pretrained_cfg", "cache_dir"))}
-
 
 @register_model
 def small_cnn(pretrained: bool = False, **kwargs: Any) -> SmallCNN:
     """Three convolutions (95 k parameters with ten classes at width 32), for images from 4 x 4."""
-    return SmallCNN(**_refuse_pretrained("small_cnn", pretrained, kwargs))
+    return SmallCNN(**without_download("small_cnn", pretrained, kwargs))
 
 
 @register_model
 def small_resnet18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNet-18 for 32 x 32 images: a 3x3 first layer of stride 1 and no pooling after it (11.2 M parameters)."""
     block: Any = BasicBlock
-    network: Any = ResNet(block, (2, 2, 2, 2), **_refuse_pretrained("small_resnet18", pretrained, kwargs))
+    network: Any = ResNet(block, (2, 2, 2, 2), **without_download("small_resnet18", pretrained, kwargs))
     channels = network.conv1.in_channels
     network.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")

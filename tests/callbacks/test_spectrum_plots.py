@@ -72,5 +72,5 @@ def test_a_class_that_is_missing_is_left_out():
 
 
 def test_modules_without_features_are_refused():
-    with pytest.raises(TypeError, match=r"LightningModule\.features"):
+    with pytest.raises(TypeError, match=r"LightningModule\.batch_features"):
         SpectrumPlots().setup(None, LightningModule(), "fit")
