@@ -165,7 +165,7 @@ def same_class(embeddings: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         embeddings: shape ``(B, D)``.
-        labels: classes ``(B,)``, or the answer itself, bool ``(B, B)``.
+        labels: classes ``(B,)``, or the answer itself, bool ``(B, B)``, whose diagonal does not matter.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -176,7 +176,7 @@ def same_class(embeddings: Tensor, labels: Tensor) -> Tensor:
     if labels.shape == (size,):
         return labels[:, None] == labels
     if labels.shape == (size, size) and labels.dtype == torch.bool:
-        return labels
+        return labels | torch.eye(size, dtype=torch.bool, device=labels.device)
     raise ValueError(
         f"labels are {labels.dtype} of shape {tuple(labels.shape)}; needed are classes ({size},) or bool "
         f"({size}, {size})."

@@ -3,7 +3,7 @@
 from lightning_modules.adversarial_detector import AdversarialDetector
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.image_detector import ImageDetector
-from lightning_modules.schedules import WarmupCosine
+from lightning_modules.schedules import WarmupCosine, WarmupMultiStep
 from lightning_modules.spectrum_detector import SpectrumDetector
 from lightning_modules.triplet_embedding import TripletEmbedding
 
@@ -14,4 +14,5 @@ __all__ = [
     "SpectrumDetector",
     "TripletEmbedding",
     "WarmupCosine",
+    "WarmupMultiStep",
 ]

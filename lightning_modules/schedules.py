@@ -8,7 +8,7 @@ from functools import partial
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["WarmupCosine"]
+__all__ = ["WarmupCosine", "WarmupMultiStep"]
 
 
 class WarmupCosine(LambdaLR):
@@ -51,3 +51,28 @@ class WarmupCosine(LambdaLR):
 
         peaks = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
         super().__init__(optimizer, [partial(relative, peak=peak) for peak in peaks])
+
+
+class WarmupMultiStep(LambdaLR):
+    """Warm-up, then a constant rate that drops at milestones; stepped once per epoch.
+
+    Args:
+        optimizer: optimiser whose learning rate is that after the warm-up.
+        milestones: epochs before which the rate drops.
+        gamma: factor of each drop.
+        warmup_epochs: epochs at the mean rate of a linear rise from 0; the first of one epoch has half the rate.
+
+    Raises:
+        ValueError: if a milestone lies within the warm-up.
+    """
+
+    def __init__(self, optimizer: Optimizer, milestones: list[int], gamma: float = 0.1, warmup_epochs: int = 0) -> None:
+        if any(milestone < warmup_epochs for milestone in milestones):
+            raise ValueError(f"milestones={milestones}: none may lie within the first warmup_epochs={warmup_epochs}.")
+
+        def relative(epoch: int) -> float:
+            if epoch < warmup_epochs:
+                return (epoch + 0.5) / warmup_epochs
+            return gamma ** sum(epoch >= milestone for milestone in milestones)
+
+        super().__init__(optimizer, relative)

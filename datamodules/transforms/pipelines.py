@@ -7,6 +7,7 @@ classes alike: re-encoding one class only would be a shortcut, and aligning clas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import kornia.augmentation as K
 import torch
@@ -25,7 +26,9 @@ class Augmentation:
     Args:
         resized_crop: range of the area share that a random crop keeps before it is resized to ``image_size``, e.g.
             ``[0.08, 1.0]``; None crops ``image_size`` pixels without resizing, which keeps pixel-level traces.
-        padding: reflected border in pixels before the crop without resizing.
+        padding: border in pixels before the crop without resizing.
+        border: what that border and the corners of rotated images show: ``reflect``, the image, or ``black``.
+        rotation: largest angle in degrees; each image draws its own from [-rotation, rotation].
         flip: probability of a horizontal flip.
         erasing: probability of erasing a rectangle.
         blur: probability of a Gaussian blur with sigma in [0.1, 2].
@@ -40,6 +43,8 @@ class Augmentation:
 
     resized_crop: tuple[float, float] | None = None
     padding: int = 0
+    border: Literal["reflect", "black"] = "reflect"
+    rotation: float = 0.0
     flip: float = 0.5
     erasing: float = 0.0
     blur: float = 0.0
@@ -110,10 +115,13 @@ def train_pipeline(
             K.RandomResizedCrop(size, scale=augmentation.resized_crop, ratio=(3 / 4, 4 / 3), cropping_mode="slice")
         )
     elif crop_size != image_size or augmentation.padding:
-        padding = augmentation.padding or None
-        steps.append(K.RandomCrop(size, padding=padding, padding_mode="reflect", cropping_mode="slice"))
+        padding, mode = augmentation.padding or None, "reflect" if augmentation.border == "reflect" else "constant"
+        steps.append(K.RandomCrop(size, padding=padding, padding_mode=mode, cropping_mode="slice"))
     if augmentation.flip:
         steps.append(K.RandomHorizontalFlip(p=augmentation.flip))
+    if augmentation.rotation:
+        mode = "reflection" if augmentation.border == "reflect" else "zeros"
+        steps.append(K.RandomAffine(degrees=augmentation.rotation, p=1.0, padding_mode=mode))
     if augmentation.blur:
         steps.append(K.RandomGaussianBlur((9, 9), (0.1, 2.0), p=augmentation.blur))
     if augmentation.noise:

@@ -187,6 +187,28 @@ def test_parts_are_put_together_again():
     assert np.array_equal(one.labels, multicut(120, edges, costs))
 
 
+def test_energies_are_those_of_another_library():
+    """Greedy contraction of bioimage-cpp ends at the same energy, its Kernighan-Lin near ours."""
+    from bioimage_cpp.graph import UndirectedGraph
+    from bioimage_cpp.graph.multicut import GreedyAdditiveMulticut, KernighanLinMulticut, MulticutObjective
+
+    ours, theirs = np.zeros(2), np.zeros(2)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        truth = rng.integers(4, size=80)
+        points, edges = rng.normal(size=(4, 6))[truth] + rng.normal(size=(80, 6)) * 0.8, complete(80)
+        costs = 8 - np.square(points[edges[:, 0]] - points[edges[:, 1]]).sum(1)
+        graph = UndirectedGraph.from_edges(80, edges.astype(np.uint64))
+        solvers = (("greedy", GreedyAdditiveMulticut), ("kernighan-lin", KernighanLinMulticut))
+        for column, (name, solver) in enumerate(solvers):
+            labels = np.asarray(solver().optimize(MulticutObjective(graph, costs)))
+            theirs[column] += multicut_energy(labels, edges, costs)
+            ours[column] += multicut_energy(multicut(80, edges, costs, solver=name), edges, costs)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-12)
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-3)
+    assert ours[1] < ours[0]
+
+
 def test_nodes_without_edges_stay_alone():
     assert multicut(4, [], []).tolist() == [0, 1, 2, 3]
     assert multicut(0, [], []).tolist() == []

@@ -196,3 +196,12 @@ def test_compiled_loss_is_the_same():
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]))
+
+
+def test_diagonal_of_given_pairs_does_not_matter():
+    x = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(12) % 3
+    same = labels[:, None] == labels
+    without = same & ~torch.eye(12, dtype=torch.bool)
+    for loss in (triplet_loss, bounded_triplet_loss, two_margin_loss):
+        assert loss(x, without) == loss(x, same) == loss(x, labels)

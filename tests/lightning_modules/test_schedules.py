@@ -7,12 +7,16 @@ import math
 import pytest
 import torch
 
-from lightning_modules import WarmupCosine
+from lightning_modules import WarmupCosine, WarmupMultiStep
 
 
 def rates(total, peak=0.05, **kwargs):
+    return seen_rates(lambda optimizer: WarmupCosine(optimizer, total, **kwargs), total, peak)
+
+
+def seen_rates(build, total, peak):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
-    schedule = WarmupCosine(optimizer, total, **kwargs)
+    schedule = build(optimizer)
     seen = []
     for _ in range(total):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -33,3 +37,16 @@ def test_recipe_of_the_resnet():
 def test_no_room_is_refused():
     with pytest.raises(ValueError, match=r"total_epochs=5 leaves no room for warmup_epochs=4"):
         rates(5, warmup_epochs=4, cooldown_epochs=2)
+
+
+def test_milestones_after_a_warm_up():
+    seen = seen_rates(lambda optimizer: WarmupMultiStep(optimizer, [3, 5], gamma=0.2, warmup_epochs=2), 7, 0.1)
+    assert seen == pytest.approx([0.025, 0.075, 0.1, 0.02, 0.02, 0.004, 0.004])
+    plain = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.MultiStepLR(plain, [3, 5], gamma=0.2)
+    for rate in seen_rates(lambda optimizer: WarmupMultiStep(optimizer, [3, 5], gamma=0.2), 7, 0.1):
+        assert rate == pytest.approx(reference.get_last_lr()[0])
+        plain.step()
+        reference.step()
+    with pytest.raises(ValueError, match=r"milestones=\[1\]: none may lie within"):
+        seen_rates(lambda optimizer: WarmupMultiStep(optimizer, [1], warmup_epochs=2), 1, 0.1)
