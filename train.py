@@ -218,7 +218,10 @@ class TrueLightCLI(LightningCLI):
             }
             # Lightning's save_last=True writes last.ckpt only in epochs that improve the monitored metric.
             # The best is saved first, so that last.ckpt knows its score when a run resumes.
-            kept = [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
+            kept = []
+            if monitor:  # looked for only in epochs that validate
+                every = config.get("check_val_every_n_epoch") or 1
+                kept = [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, every_n_epochs=every, **common)]
             kept.append(ModelCheckpoint(filename="last", **common))
             kwargs["callbacks"] = [*configured, *kept]
         if self.subcommand == "predict" and not any(isinstance(c, callbacks.PredictionWriter) for c in configured):

@@ -299,6 +299,14 @@ def test_best_checkpoint_is_the_best_epoch_also_on_easy_data(cli, detector_argum
     assert float(state["best_model_score"]) == pytest.approx(losses.min())  # last.ckpt knows it, for a resumed run
 
 
+def test_best_is_looked_for_in_the_epochs_that_validate(cli, detector_arguments, recwarn):
+    run = cli("fit", *detector_arguments, "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2")
+    folder = run.run_directory / "checkpoints"
+    assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] in (1, 3)
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 3
+    assert not [warning for warning in recwarn if "could not find the monitored key" in str(warning.message)]
+
+
 def test_a_checkpoint_of_another_experiment_starts_a_run_of_its_own(cli, detector_arguments):
     cli("fit", *detector_arguments, "--trainer.max_epochs=1", "--experiment=old")
     old = only_run("old")
