@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -46,7 +49,7 @@ class Digits(ImageDataModule):
 
     Args:
         train: number of training images; the others are for validation and test.
-        image_size: 8, the side of the images.
+        image_size: side of the images; other than 8, they get a black border of one pixel and are resized (bicubic).
         augmentation: none by default; a mirrored digit is no digit.
         kwargs: as for :class:`ImageDataModule`.
 
@@ -67,7 +70,7 @@ class Digits(ImageDataModule):
     def setup(self, stage: str) -> None:
         """Read the images and split them."""
         digits = load_digits()
-        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None].repeat(3, axis=-1)
+        pixels = self._pixels(digits.images)
         labels = digits.target.astype(np.int64)
         parts = train_test_split(
             np.arange(len(labels)), train_size=self.train, stratify=labels, random_state=self.seed % 2**32
@@ -75,6 +78,15 @@ class Digits(ImageDataModule):
         names = np.array([f"digit_{index:04d}" for index in range(len(labels))])
         self.train_set, held_out = (LabelledImages(pixels[rows], labels[rows], names[rows]) for rows in parts)
         self.val_set, self.test_sets, self.predict_set = held_out, {"digits": held_out}, held_out
+
+
+    def _pixels(self, images: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Bytes ``(N, image_size, image_size, 3)`` of images with values from 0 to 16, ``(N, 8, 8)``."""
+        grey = torch.from_numpy(images / 16)[:, None]
+        if self.image_size != 8:
+            size = (self.image_size, self.image_size)
+            grey = F.interpolate(F.pad(grey, (1, 1, 1, 1)), size, mode="bicubic", align_corners=False).clamp(0, 1)
+        return (grey[:, 0, ..., None] * 255).round().byte().numpy().repeat(3, axis=-1)
 
 
 class DigitsDataModule(BalancedBatches, Digits):

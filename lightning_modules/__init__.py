@@ -1,16 +1,22 @@
 """Training methods, one file per method."""
 
 from lightning_modules.adversarial_detector import AdversarialDetector
+from lightning_modules.contrastive_embedding import ContrastiveEmbedding
+from lightning_modules.gan import GANAdam
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.image_detector import ImageDetector
+from lightning_modules.latent_conditioned_gan import LatentConditionedGAN
 from lightning_modules.schedules import WarmupCosine, WarmupMultiStep
 from lightning_modules.spectrum_detector import SpectrumDetector
 from lightning_modules.triplet_embedding import TripletEmbedding
 
 __all__ = [
     "AdversarialDetector",
+    "ContrastiveEmbedding",
+    "GANAdam",
     "ImageClassifier",
     "ImageDetector",
+    "LatentConditionedGAN",
     "SpectrumDetector",
     "TripletEmbedding",
     "WarmupCosine",

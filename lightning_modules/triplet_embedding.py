@@ -13,8 +13,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from functional.clustering import agreement, kmeans, multicut, multicut_dense, multicut_in_parts
 from functional.edge_costs import (
@@ -26,6 +24,7 @@ from functional.edge_costs import (
     sparse_costs,
 )
 from functional.triplet import Mining, bounded_triplet_loss, flip_pairs, same_class, triplet_loss, two_margin_loss
+from lightning_modules.gathered_embeddings import GatheredEmbeddings
 from lightning_modules.image_classifier import Normalize
 from lightning_modules.networks import load_weights
 
@@ -35,27 +34,6 @@ Batch = dict[str, Any]
 Labels = NDArray[np.int64]
 _MARGINS = {"triplet": (1.0, 0.0), "bounded": (1.0, 0.5), "two_margin": (3.0, 1.0)}
 _PAIRS = 20_000
-
-
-class GatheredEmbeddings(Metric):
-    """Embeddings and labels of all batches, gathered over processes, in the same order on each."""
-
-    embeddings: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        for state in ("embeddings", "labels"):
-            self.add_state(state, [], dist_reduce_fx="cat")
-
-    def update(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Keep a batch: embeddings ``(B, D)`` and labels ``(B,)``."""
-        self.embeddings.append(embeddings.detach().float())
-        self.labels.append(labels)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Embeddings ``(N, D)`` and labels ``(N,)``."""
-        return dim_zero_cat(self.embeddings), dim_zero_cat(self.labels)
 
 
 class StoredLine(nn.Module):
