@@ -36,7 +36,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         return 2 * len(self.pairs)
 
     def __getitem__(self, draw: Any) -> dict[str, Any]:
-        """One sample; ``group`` is the number of its pair in the attacked data set."""
+        """One sample; ``group`` is the number of its pair, ``victim_class`` what the attacked classifier said of it."""
         index = draw[0] if isinstance(draw, tuple) else draw
         row, label = divmod(int(index), 2)
         pixels = (self.pairs.attacked if label else self.pairs.image)[row]
@@ -44,6 +44,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         return {
             "image": torch.from_numpy(pixels.copy()).view(torch.int32),
             "label": label,
+            "victim_class": int((self.pairs.prediction if label else self.pairs.label)[row]),
             "path": f"{self.attack if label else 'clean'}/{number:05d}",
             "generator": self.attack if label else "clean",
             "group": number,

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -84,7 +88,7 @@ class PairFolder:
     def __init__(self, folder: Path, settings: dict[str, Any] | None = None) -> None:
         self.folder, self.settings = folder, settings
         if settings is not None and self.files:
-            with np.load(self.files[0], allow_pickle=False) as arrays:
+            with _opened(self.files[0]) as arrays:
                 before = json.loads(str(arrays["settings"]))
             changed = [key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key)]
             if changed:
@@ -126,18 +130,52 @@ class PairFolder:
             )
         parts, tried = [], 0
         for file in self.files:
-            with np.load(file, allow_pickle=False) as arrays:
+            with _opened(file) as arrays:
                 parts.append([arrays[field.name] for field in fields(Pairs)])
                 tried += int(arrays["tried"])
         return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True))), tried
+
+    def check_victim(self, fingerprint: str) -> None:
+        """Refuse pairs that were made with another classifier.
+
+        Args:
+            fingerprint: of the classifier at hand, as in the settings of the pairs.
+
+        Raises:
+            ValueError: if the pairs state another one.
+        """
+        for file in self.files[:1]:
+            with _opened(file) as arrays:
+                made_with = json.loads(str(arrays["settings"])).get("victim")
+            if made_with not in (None, fingerprint):
+                raise ValueError(
+                    f"{self.folder} holds pairs of another victim ({made_with}, not {fingerprint}). Name the config "
+                    "that they were made with, or make others with `studies.spectral_defense attack`."
+                )
 
     def counts(self) -> tuple[int, int]:
         """Numbers of successes and of attacked images."""
         found = tried = 0
         for file in self.files:
-            with np.load(file, allow_pickle=False) as arrays:
+            with _opened(file) as arrays:
                 found, tried = found + len(arrays["label"]), tried + int(arrays["tried"])
         return found, tried
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Arrays of a file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}). Delete it; `studies.spectral_defense attack` makes it again."
+        ) from error
 
 
 def save_reference(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
@@ -157,5 +195,5 @@ def load_reference(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             f"There is no {folder / REFERENCE}, which Mahalanobis and LID features need. Make it with "
             "`python -m studies.spectral_defense attack`."
         )
-    with np.load(folder / REFERENCE, allow_pickle=False) as arrays:
+    with _opened(folder / REFERENCE) as arrays:
         return arrays["image"], arrays["label"]

@@ -76,7 +76,8 @@ class BalancedSampler(SeededSampler):
         rank: index of this process.
 
     Raises:
-        ValueError: if there are fewer classes than ``classes_per_batch``, or fewer samples in a batch.
+        ValueError: if there are fewer classes than ``classes_per_batch``, fewer samples in a batch, or fewer than two
+            classes are asked for.
     """
 
     def __init__(
@@ -92,6 +93,11 @@ class BalancedSampler(SeededSampler):
         rank: int = 0,
     ) -> None:
         super().__init__(dataset, shuffle=True, seed=seed, epoch=epoch, num_replicas=num_replicas, rank=rank)
+        if batch_size < 1 or (classes_per_batch is not None and classes_per_batch < 2):
+            raise ValueError(
+                f"data.batch_size={batch_size} must be at least 1 and data.classes_per_batch={classes_per_batch} at "
+                "least 2: a batch of one class has no negatives."
+            )
         values = np.asarray(labels)
         self.members = [np.flatnonzero(values == value) for value in np.unique(values)]
         self.batch_size = min(batch_size, self.length)

@@ -87,6 +87,8 @@ def local_intrinsic_dimension(samples: Tensor, reference: Tensor, neighbours: in
 
     Source: Ma et al. 2018, Sec. 4.1, as used by Harder et al. 2021, Sec. IV.
     """
+    if skip < 0:
+        raise ValueError(f"skip={skip} must not be negative.")
     if neighbours < 2 or len(reference) < neighbours + skip:
         raise ValueError(
             f"{neighbours} neighbours after the nearest {skip} cannot be found among {len(reference)} reference "
@@ -129,7 +131,16 @@ class ClassGaussians(NamedTuple):
 
 
 def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> ClassMoments:
-    """Moments of features ``(N, D)`` with classes ``(N,)``."""
+    """Moments of features ``(N, D)`` with classes ``(N,)``.
+
+    Raises:
+        ValueError: if there is a class that does not exist.
+    """
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"Labels lie between {int(labels.min())} and {int(labels.max())}; with {num_classes} classes they are "
+            f"0 to {num_classes - 1}."
+        )
     x = features.double()
     belongs = torch.nn.functional.one_hot(labels, num_classes).to(x.dtype)
     return ClassMoments(belongs.sum(dim=0), belongs.mT @ x, x.mT @ x)
@@ -182,6 +193,8 @@ def _precise(x: Tensor) -> Tensor:
 def _half_plane(maps: Tensor) -> Tensor:
     if maps.ndim != 4:
         raise ValueError(f"Need images or feature maps of shape (B, C, H, W), got {tuple(maps.shape)}.")
+    if not maps.numel():  # which some Fourier libraries refuse
+        return torch.zeros(*maps.shape[:3], maps.shape[3] // 2 + 1, dtype=torch.complex64, device=maps.device)
     return torch.fft.rfft2(_precise(maps))
 
 

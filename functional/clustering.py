@@ -66,6 +66,9 @@ def contingency(classes: ArrayLike, clusters: ArrayLike) -> NDArray[np.int64]:
     truth, found = np.asarray(classes).reshape(-1), np.asarray(clusters).reshape(-1)
     if len(truth) != len(found) or not len(truth):
         raise ValueError(f"{len(truth)} classes and {len(found)} clusters; needed is one of each per sample.")
+    for name, values in (("classes", truth), ("clusters", found)):
+        if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):
+            raise ValueError(f"{name} are whole numbers or names; {values[values != np.floor(values)][0]} is none.")
     rows, columns = (np.unique(values, return_inverse=True)[1] for values in (truth, found))
     counts = np.zeros((rows.max() + 1, columns.max() + 1), np.int64)
     np.add.at(counts, (rows, columns), 1)

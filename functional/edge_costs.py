@@ -166,6 +166,8 @@ def nearest_neighbours(x: Tensor, neighbours: int, rows: int = 1024) -> tuple[ND
     if neighbours < 1:
         raise ValueError(f"neighbours={neighbours} must be at least 1.")
     count = len(x)
+    if count < 2:
+        return np.zeros((0, 2), np.int64), np.zeros(0)
     pairs, distances = [], []
     for start, shard in distance_shards(x, rows):
         shard.diagonal(start).fill_(float("inf"))

@@ -150,12 +150,17 @@ def multicut_energy(labels: ArrayLike, edges: ArrayLike, costs: ArrayLike) -> fl
 
 
 def _checked(n: int, edges: ArrayLike, costs: ArrayLike) -> tuple[NDArray[np.int64], Costs]:
-    pairs, values = np.asarray(edges, dtype=np.int64), np.asarray(costs, dtype=np.float64)
+    given = np.asarray(edges)
+    if given.dtype.kind == "f" and not np.array_equal(given, np.floor(given)):
+        raise ValueError("edges name nodes by whole numbers.")
+    pairs, values = given.astype(np.int64), np.asarray(costs, dtype=np.float64)
     if pairs.size == 0:
         pairs = pairs.reshape(0, 2)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or values.shape != (len(pairs),):
         raise ValueError(f"edges {pairs.shape} and costs {values.shape}; needed are (E, 2) and (E,).")
-    if n < 0 or (len(pairs) and not 0 <= pairs.min() <= pairs.max() < n):
+    if n < 0:
+        raise ValueError(f"n={n} nodes; there cannot be fewer than 0.")
+    if len(pairs) and not 0 <= pairs.min() <= pairs.max() < n:
         raise ValueError(f"edges name nodes {pairs.min()} to {pairs.max()}; with n={n} they lie in 0..n-1.")
     if (pairs[:, 0] == pairs[:, 1]).any():
         raise ValueError(f"Edge {int((pairs[:, 0] == pairs[:, 1]).argmax())} joins a node to itself; leave it out.")

@@ -232,6 +232,8 @@ def mine_triplets(
         ValueError: if ``mining`` has no such name.
     """
     size, infinity = len(distances), float("inf")
+    if size == 0 and mining in ("random", "batch-hard"):
+        return (torch.empty(0, dtype=torch.long, device=distances.device),) * 3
     positives = same & ~torch.eye(size, dtype=torch.bool, device=same.device)
     usable = positives.any(1) & (~same).any(1)
     if mining == "semi-hard":

@@ -16,6 +16,10 @@ from lightning_modules.victim_features import FeatureName, VictimFeatures
 __all__ = ["AdversarialDetector", "Guarded"]
 
 Batch = dict[str, Any]
+LARGEST_DISAGREEMENT = 0.1
+"""Share of images whose class a victim may see differently on another machine; that of another victim is far larger."""
+RANGE_SLACK = 1e-3
+UNSURE = 2
 
 
 class Guarded(NamedTuple):
@@ -114,19 +118,45 @@ class AdversarialDetector(FittedDetector):
         """The victim's logits together with the detector's score and verdict, from one forward pass.
 
         Args:
-            x: images in [0, 1], shape ``(B, 3, H, W)``.
+            x: images in [0, 1], shape ``(B, 3, H, W)``; the verdict on an image with other values is "unsure".
 
         Raises:
             RuntimeError: before the fit.
+            ValueError: if ``x`` is of another shape, or of whole numbers.
         """
+        if not x.is_floating_point() or x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"Images must be floats in [0, 1] of shape (B, 3, H, W), got {x.dtype} {tuple(x.shape)}.")
         logits, features = self.features(self.victim, x)
         score = self.backbone(features)
-        return Guarded(logits, score, self.calibration.verdict(score))
+        outside = ((x < -RANGE_SLACK) | (x > 1 + RANGE_SLACK)).flatten(1).any(dim=1)
+        return Guarded(logits, score, self.calibration.verdict(score).masked_fill(outside, UNSURE))
 
     def embed(self, x: Tensor) -> Tensor:
         """Features ``(B, K)`` of images in [0, 1], shape ``(B, 3, H, W)``."""
         features: Tensor = self.features(self.victim, x)[1]
         return features
+
+    def batch_features(self, batch: Batch) -> Tensor:
+        """Features of a batch, ``(B, K)``; in training, where the batch says it, whether it was made with this victim.
+
+        Raises:
+            ValueError: if the victim gives most images other classes than the classifier that was attacked.
+        """
+        logits, features = self.features(self.victim, batch["image"])
+        if "victim_class" in batch and self._trainer is not None and self.trainer.training:
+            self.disagreed += float((logits.argmax(dim=1) != batch["victim_class"]).sum())
+            self.compared += len(logits)
+            if self.trainer.is_last_batch and self.disagreed > LARGEST_DISAGREEMENT * self.compared:
+                raise ValueError(
+                    f"model.victim gives {self.disagreed:.0f} of {self.compared} training images another class than "
+                    "the classifier that was attacked: these pairs were made with another victim. Name that one, or "
+                    "make pairs with this one (`studies.spectral_defense attack`)."
+                )
+        return features
+
+    def on_train_epoch_start(self) -> None:
+        """Start counting how often the victim disagrees with the pairs."""
+        self.disagreed, self.compared = 0.0, 0
 
     def on_fit_start(self) -> None:
         """Let the baselines see clean images of the victim's training set.

@@ -151,8 +151,8 @@ class FittedHead(FittedBuffers):
             raise RuntimeError(f"The {self.name} head is not fitted yet: run `fit`, or load a checkpoint.")
         if features.shape[-1] != self.rows.shape[1]:
             raise ValueError(
-                f"{features.shape[-1]} features for a {self.name} head fitted on {self.rows.shape[1]}: give the "
-                "spectrum of training (`features`, and without it the image size too)."
+                f"{features.shape[-1]} features for a {self.name} head fitted on {self.rows.shape[1]}: give images of "
+                "the size and the channels of training, and the same settings of the features."
             )
         with torch.autocast(features.device.type, enabled=False):
             x = (features.to(self.rows.dtype) - self.shift) / self.scale

@@ -128,6 +128,11 @@ class LatentConditionedGAN(GAN):
         return self.condition_kind in get_args(ConditionMode)
 
     @property
+    def ready_to_sample(self) -> bool:
+        """Whether there are conditions."""
+        return self.condition is None or self.condition.fitted
+
+    @property
     def stage(self) -> Stage:
         """What the current epoch is for."""
         if not self.needs_encoder or self.current_epoch > self.encoder_epochs:
@@ -312,11 +317,10 @@ class LatentConditionedGAN(GAN):
         self._log_quality("test")
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Paths, samples that are like the images, ``(B, 4, 3, S, S)``, and the images' clusters if there are any."""
-        images = batch["image"]
-        found = {"path": batch["path"], "generated": self.sample_sheet(batch, 4, batch_idx)[:, 1:]}
+        """Paths, and the clusters of the images if there are any; the callback SampleGrid writes samples like them."""
+        found = {"path": batch["path"]}
         if self.condition is not None:
-            found["cluster"] = self.condition.cluster(self.condition.unit(self._features(images)))
+            found["cluster"] = self.condition.cluster(self.condition.unit(self._features(batch["image"])))
         return found
 
     def configure_optimizers(self) -> Any:
@@ -381,7 +385,7 @@ class LatentConditionedGAN(GAN):
 
     @torch.no_grad()
     def _judge_batch(self, batch: Batch, batch_idx: int) -> None:
-        if self._quality is None or (self.condition is not None and not self.condition.fitted):
+        if self._quality is None or not self.ready_to_sample:
             return
         images, labels = batch["image"], batch["label"]
         condition = self.conditions_like(images, labels)

@@ -83,7 +83,7 @@ def table(victim: ImageClassifier, data: ImageDataModule, folder: Path, options:
         other, _, _ = _victim(["-c", config, "--trainer.fast_dev_run=true"])  # without a run directory of its own
         sources.append((f"{Path(pairs).name}/", other, Path(pairs)))
     pairs = {
-        f"{prefix}{name}": (PairFolder(path / name).read()[0][: options.pairs], owner)
+        f"{prefix}{name}": (_read(path / name, owner if path not in options.also else None, options.pairs), owner)
         for prefix, owner, path in sources
         for name in (options.attacks if not prefix else _attacks_in(path, options.attacks))
     }
@@ -265,11 +265,19 @@ def _fitted(
     victim: ImageClassifier, name: str, attack_key: str, seed: int, options: argparse.Namespace
 ) -> tuple[AdversarialDetector, Pairs, dict[str, Any]]:
     """Detector of one attack with head and verdicts, and the pairs and their parts."""
-    pairs = PairFolder(options.pairs_in / attack_key).read()[0][: options.pairs]
+    pairs = _read(options.pairs_in / attack_key, victim, options.pairs)
     parts = pairs.parts(seed)
     detector = _detector(victim, name, options.pairs_in, options)
     fit_detector(detector, _features(detector, name, pairs), parts)
     return detector, pairs, parts
+
+
+def _read(folder: Path, victim: ImageClassifier | None, count: int | None) -> Pairs:
+    """Pairs of a folder; with a victim, only if they were made with it."""
+    store = PairFolder(folder)
+    if victim is not None:
+        store.check_victim(victim_fingerprint(victim))
+    return store.read()[0][:count]
 
 
 def _attacks_in(folder: Path, wanted: Sequence[str]) -> list[str]:
@@ -333,7 +341,7 @@ def _parser() -> argparse.ArgumentParser:
 def _command(commands: Any, command: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(command.__name__, help=command.__doc__, allow_abbrev=False)
     parser.add_argument("--attacks", type=_names, default=list(ATTACKS), help="e.g. fgsm,fgsm@0.01,deepfool")
-    parser.add_argument("--pairs", type=int, help="successful attacks of each kind, 1000 to make, all to use")
+    parser.add_argument("--pairs", type=_count, help="successful attacks of each kind, 1000 to make, all to use")
     parser.add_argument("--pairs_in", type=Path, default=Path("data/adversarial"), help="folder of pairs")
     parser.add_argument("--seed", type=int, default=0, help="of random starts and of splits")
     parser.set_defaults(command=command)
@@ -356,6 +364,12 @@ def _features_of(text: str) -> list[str]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: known are {', '.join(FEATURE_CHOICES)}")
     return names
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pairs; give at least 1.")
+    return int(text)
 
 
 def _numbers(text: str) -> list[float]:

@@ -32,17 +32,21 @@ def write_cifar(file: Path, train: int = 200, test: int = 60) -> Path:
     return file
 
 
-def write_weights(file: Path, backbone: str = "cifar_resnet20", classes: int = LABELS, **options: object) -> Path:
-    """Random weights of a network: safetensors as the public ones, or a checkpoint of ours (``.ckpt``)."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+def random_victim(backbone: str = "cifar_resnet20", classes: int = LABELS, **options: object) -> ImageClassifier:
+    """A classifier that has not learnt anything, the same each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        victim = ImageClassifier(backbone, num_classes=classes, backbone_kwargs=options)
-    return save_victim(victim, file)
+        return ImageClassifier(backbone, num_classes=classes, **options)
+
+
+def write_weights(file: Path, backbone: str = "cifar_resnet20") -> Path:
+    """Random weights of a network: safetensors as the public ones, or a checkpoint of ours (``.ckpt``)."""
+    return save_victim(random_victim(backbone), file)
 
 
 def save_victim(victim: ImageClassifier, file: Path) -> Path:
     """Weights of a victim."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".ckpt":
         torch.save({"state_dict": victim.state_dict()}, file)
         return file
@@ -53,23 +57,39 @@ def save_victim(victim: ImageClassifier, file: Path) -> Path:
 def write_spectral_defense(root: Path) -> Path:
     """What the configs of SpectralDefense look for below ``$DATA_ROOT``; torchvision's CIFAR files are not among it."""
     write_cifar(root / "cifar10" / "cifar10_jpegq75.npz")
-    write_weights(root / "weights_cifar10" / "resnet20.safetensors")
-    attacks = ("fgsm", "deepfool")
-    for name in ("cifar10_resnet20", "cifar10_vgg16", "cifar100_vgg16"):
-        write_pairs(root / "adversarial" / name, attacks)
-    write_weights(root / "adversarial" / "cifar10_vgg16" / "victim.ckpt", "cifar_vgg16_bn")
-    write_weights(root / "adversarial" / "cifar100_vgg16" / "victim.ckpt", "cifar_vgg16_bn", 100, hidden=4096)
+    scales = (
+        {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)},
+        {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)},
+    )
+    victims = {
+        "cifar10_resnet20": random_victim(),
+        "cifar10_vgg16": random_victim("cifar_vgg16_bn", **scales[0]),
+        "cifar100_vgg16": random_victim("cifar_vgg16_bn", 100, **scales[1], backbone_kwargs={"hidden": 4096}),
+    }
+    save_victim(victims["cifar10_resnet20"], root / "weights_cifar10" / "resnet20.safetensors")
+    for name, victim in victims.items():
+        write_pairs(root / "adversarial" / name, ("fgsm", "deepfool"), victim=victim)
+        save_victim(victim, root / "adversarial" / name / "victim.ckpt")
     return root
 
 
-def write_pairs(root: Path, attacks: tuple[str, ...] = ("fgsm", "bim"), count: int = 60) -> Path:
-    """Pairs whose attacked images carry a checkerboard, stronger for later attacks; and reference images."""
+@torch.no_grad()
+def write_pairs(
+    root: Path, attacks: tuple[str, ...] = ("fgsm", "bim"), count: int = 60, victim: ImageClassifier | None = None
+) -> Path:
+    """Pairs whose attacked images carry a checkerboard, stronger for later attacks; and reference images.
+
+    The classes are those that a victim gives, if there is one, whether the checkerboard deceived it or not.
+    """
     images, labels = striped_images(count)
     clean = np.float32(images.transpose(0, 3, 1, 2) / 255)
     board = np.float32(np.indices((32, 32)).sum(axis=0) % 2 * 2 - 1)
     for strength, attack in enumerate(attacks, start=2):
         attacked = (clean + 0.02 * strength * board).clip(0, 1).astype(np.float32)
-        pairs = Pairs(clean, attacked, labels, (labels + 1) % LABELS, np.arange(count))
+        seen, taken = labels, (labels + 1) % LABELS
+        if victim is not None:
+            seen, taken = (victim.eval()(torch.from_numpy(x)).argmax(1).numpy() for x in (clean, attacked))
+        pairs = Pairs(clean, attacked, seen, taken, np.arange(count))
         PairFolder(root / attack, {"name": attack}).write(0, pairs, count)
     reference, classes = striped_images(120, 3)
     save_reference(root, reference.transpose(0, 3, 1, 2), classes)

@@ -108,6 +108,9 @@ def test_test_takes_the_best_checkpoint_or_refuses(cli, detector_arguments, caps
     assert "test/auroc" in result.trainer.callback_metrics
     with pytest.raises(SystemExit, match="neither a file nor one of last, best"):
         cli("test", *detector_arguments, "--ckpt_path=gone.ckpt")
+    Path(result.config.test.ckpt_path).unlink()
+    with pytest.raises(SystemExit, match=r"no best checkpoint, because no epoch was validated yet.* --ckpt_path last"):
+        cli("test", *detector_arguments, "--experiment=a")
 
 
 def test_a_checkpoint_cannot_run_code(cli, detector_arguments, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -164,7 +165,8 @@ class ProjectionCritic(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """phi: features ``(B, feature_size)`` of images in [0, 1], ``(B, 3, S, S)``."""
-        return F.relu(self.blocks((2 * x - 1).to(self.score.bias.dtype))).sum((2, 3))
+        bias: Any = self.score.bias
+        return F.relu(self.blocks((2 * x - 1).to(bias.dtype))).sum((2, 3))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Scores ``(B,)`` of images in [0, 1] under conditions ``(B, condition_size)``."""

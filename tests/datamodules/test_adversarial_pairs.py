@@ -70,3 +70,15 @@ def test_reference_images_come_back(tmp_path):
     assert labels.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(FileNotFoundError, match="Mahalanobis and LID"):
         load_reference(tmp_path)
+
+
+def test_a_damaged_file_is_named_with_its_mend(tmp_path):
+    PairFolder(tmp_path, {"victim": "abc"}).write(0, pairs([1, 2]), 2)
+    PairFolder(tmp_path).check_victim("abc")
+    with pytest.raises(ValueError, match=r"pairs of another victim \(abc, not def\)"):
+        PairFolder(tmp_path).check_victim("def")
+    file = tmp_path / "00000.npz"
+    file.write_bytes(file.read_bytes()[:300])
+    for read in (lambda: PairFolder(tmp_path).read(), lambda: PairFolder(tmp_path, {}), PairFolder(tmp_path).counts):
+        with pytest.raises(ValueError, match=r"00000\.npz is damaged .* Delete it"):
+            read()

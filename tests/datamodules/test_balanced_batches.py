@@ -116,5 +116,8 @@ def test_mistakes_are_named():
         DigitsDataModule(label_noise=1.5)
     with pytest.raises(ValueError, match=r"data.classes_per_batch=7: there are 4 classes"):
         sampler(np.arange(80) % 4, classes_per_batch=7)
+    for options in ({"classes_per_batch": 1}, {"classes_per_batch": -1}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match=r"a batch of one class has no negatives"):
+            sampler(np.arange(80) % 4, **options)
     with pytest.raises(ValueError, match=r"data.train=5"):
         DigitsDataModule(train=5)

@@ -143,3 +143,11 @@ def test_features_on_a_gpu_equal_those_on_the_cpu():
     maps = torch.rand(4, 3, 16, 16)
     for spectrum in (magnitude_spectrum, phase_spectrum):
         torch.testing.assert_close(spectrum(maps.cuda()).cpu(), spectrum(maps), rtol=1e-4, atol=1e-3)
+
+
+def test_empty_batches_and_mistakes():
+    assert magnitude_spectrum(torch.zeros(0, 3, 6, 5)).shape == (0, 90)
+    with pytest.raises(ValueError, match="skip=-1 must not be negative"):
+        local_intrinsic_dimension(torch.zeros(1, 2), torch.zeros(9, 2), 3, skip=-1)
+    with pytest.raises(ValueError, match="Labels lie between 0 and 3; with 3 classes they are 0 to 2"):
+        class_moments(torch.zeros(4, 2), torch.arange(4), 3)

@@ -98,3 +98,9 @@ def test_mistakes_are_named():
         purity([0, 1, 2], [0, 1])
     with pytest.raises(ValueError, match="0 classes and 0 clusters"):
         clustering_accuracy([], [])
+
+
+def test_fractions_are_no_labels():
+    with pytest.raises(ValueError, match=r"classes are whole numbers or names; 0\.5 is none"):
+        clustering_accuracy([0.5, 1], [0, 1])
+    assert clustering_accuracy(["a", "b"], [1.0, 0.0]) == 1

@@ -222,6 +222,8 @@ def test_nodes_without_edges_stay_alone():
         (lambda: multicut(3, [[0, 3]], [1.0]), "edges name nodes 0 to 3; with n=3"),
         (lambda: multicut(3, [[0, 1], [2, 2]], [1.0, 1.0]), "Edge 1 joins a node to itself"),
         (lambda: multicut(3, [[0, 1]], [np.nan]), r"costs\[0\] is not finite"),
+        (lambda: multicut(3, [[0.5, 1]], [1.0]), "edges name nodes by whole numbers"),
+        (lambda: multicut(-1, [], []), "n=-1 nodes"),
         (lambda: multicut(3, [[0, 1]], [1.0, 2.0]), r"needed are \(E, 2\) and \(E,\)"),
         (lambda: multicut(3, [[0, 1]], [1.0], solver="exact"), "solver='exact' is not one of"),
         (lambda: multicut_dense(np.zeros((2, 3))), "needed is a square matrix"),

@@ -205,3 +205,12 @@ def test_diagonal_of_given_pairs_does_not_matter():
     without = same & ~torch.eye(12, dtype=torch.bool)
     for loss in (triplet_loss, bounded_triplet_loss, two_margin_loss):
         assert loss(x, without) == loss(x, same) == loss(x, labels)
+
+
+@pytest.mark.parametrize("mining", ["all", "random", "semi-hard", "batch-hard"])
+def test_no_embeddings_have_no_loss(mining):
+    x, labels = torch.zeros(0, 4, requires_grad=True), torch.zeros(0, dtype=torch.long)
+    for loss in (triplet_loss, bounded_triplet_loss, two_margin_loss):
+        value = loss(x, labels, mining=mining)
+        assert value == 0
+        value.backward()

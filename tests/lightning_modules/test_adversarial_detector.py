@@ -30,8 +30,8 @@ def victim():
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    return write_pairs(tmp_path_factory.mktemp("pairs"))
+def pairs(tmp_path_factory, victim):
+    return write_pairs(tmp_path_factory.mktemp("pairs"), victim=victim)
 
 
 @pytest.fixture
@@ -140,3 +140,30 @@ def test_refusals(victim, data, tmp_path):
     with pytest.raises(TypeError, match="has no reference_dataloader"):
         trainer(tmp_path).fit(AdversarialDetector(victim, "lid"), data.train_dataloader(), data.val_dataloader())
     assert isinstance(victim, ImageClassifier)
+
+
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode", "ignore:The '.*_dataloader' does not have many workers")
+def test_pairs_of_another_victim_are_refused(data, tmp_path):
+    seed_everything(1, verbose=False)
+    other = ImageClassifier("cifar_resnet8", num_classes=10, backbone_kwargs={"width": 8})
+    with pytest.raises(ValueError, match="these pairs were made with another victim"):
+        trainer(tmp_path).fit(AdversarialDetector(other, "input_mfs"), datamodule=data)
+
+
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode", "ignore:The '.*_dataloader' does not have many workers")
+def test_guard_is_unsure_of_images_outside_the_unit_interval(victim, data, tmp_path):
+    detector = AdversarialDetector(victim, "input_mfs")
+    trainer(tmp_path).fit(detector, datamodule=data)
+    detector.eval()
+    images = torch.from_numpy(striped_images(3)[0]).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        inside = detector.guarded(images / 255)
+        images = images / 255
+        images[1] *= 255
+        mixed = detector.guarded(images)
+        assert detector.guarded(images[:0]).verdict.shape == (0,)
+    assert mixed.verdict[1] == 2
+    assert torch.equal(mixed.verdict[[0, 2]], inside.verdict[[0, 2]])
+    for wrong in ((images * 255).byte(), images[:, :1], images[0]):
+        with pytest.raises(ValueError, match=r"Images must be floats in \[0, 1\]"):
+            detector.guarded(wrong)
