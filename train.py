@@ -1,4 +1,4 @@
-"""The one entry of TrueLight: ``python train.py fit | validate | test | predict | audit``.
+"""The one entry of TrueLight: ``python train.py fit | validate | test | predict | audit | landscape | spectrum``.
 
 LightningCLI in subclass mode with OmegaConf interpolation. Configs compose (``-c a.yaml -c b.yaml``), every class is
 named by its short name or import path, and whatever is on the command line wins, also over a checkpoint.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import io
+import os
 import pickle
 import re
 import shutil
@@ -15,7 +17,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 import callbacks
 import datamodules
 import lightning_modules
+from callbacks.after_validation import AfterValidation
 from callbacks.run_directory import SaveRunConfig, find_checkpoint, new_run_directory, unused_path
 from callbacks.seed_per_rank import SeedPerRank
 from datamodules.audit import LEAST_IMAGES, AuditReport, audit
+from tuner.trial_channel import CHANNEL
 
 __all__ = ["TrueLightCLI", "main"]
 
@@ -58,7 +62,7 @@ class FriendlyParser(LightningArgumentParser):
 
 
 class TrueLightTrainer(Trainer):
-    """Lightning's trainer, and the audit of a data set, which needs no model."""
+    """Lightning's trainer, the audit of a data set, which needs no model, and a look at the loss of a finished run."""
 
     def audit(self, model: LightningModule | None, datamodule: LightningDataModule, samples: int = 300) -> AuditReport:
         """Tell whether format, size or codec give the labels of a data set away, and which settings take that out.
@@ -84,6 +88,58 @@ class TrueLightTrainer(Trainer):
             print(f"Train with the shortcut taken out: python train.py fit ... -c {directory / 'audit_fix.yaml'}")
         return report
 
+    def landscape(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> None:
+        """Draw the loss around a checkpoint, with the path that led there or with other checkpoints.
+
+        Args:
+            model: to load the checkpoint into.
+            datamodule: the data.
+            ckpt_path: the centre: a file, ``best`` or ``last``; the best by default.
+            weights_only: load tensors and plain values only.
+            kwargs: as for LossLandscape.
+        """
+        examiner = callbacks.LossLandscape(**kwargs)
+        self._examine(AfterValidation(examiner), model, datamodule, ckpt_path, weights_only)
+
+    def spectrum(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> None:
+        """Record the Hessian's eigenvalues, trace and density at a checkpoint, or at several.
+
+        Args:
+            model: to load the checkpoint into.
+            datamodule: the data.
+            ckpt_path: a file, ``best`` or ``last``; the best by default.
+            weights_only: load tensors and plain values only.
+            kwargs: as for HessianSpectrum.
+        """
+        examiner = callbacks.HessianSpectrum(**kwargs)
+        self._examine(AfterValidation(examiner), model, datamodule, ckpt_path, weights_only)
+
+    def _examine(
+        self,
+        watcher: Callback,
+        model: LightningModule,
+        datamodule: LightningDataModule | None,
+        ckpt_path: str | None,
+        weights_only: bool | None,
+    ) -> None:
+        """Validate a checkpoint, and let a callback look at it."""
+        self.callbacks.append(watcher)  # type: ignore[attr-defined]
+        self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, verbose=False)
+
 
 class TrueLightCLI(LightningCLI):
     """LightningCLI with run directories, data-to-model links and checkpoints that never overrule the command line."""
@@ -93,7 +149,8 @@ class TrueLightCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's subcommands and our own."""
-        return {**LightningCLI.subcommands(), "audit": {"model", "datamodule"}}
+        examinations = {name: {"model", "datamodule"} for name in ("audit", "landscape", "spectrum")}
+        return {**LightningCLI.subcommands(), **examinations}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._without_model = subcommand == "audit"
@@ -167,6 +224,12 @@ class TrueLightCLI(LightningCLI):
                     f"--ckpt_path {wanted}: no {root}/*/checkpoints/{wanted}.ckpt yet, starting from scratch."
                 )
             elif found is None:
+                last = find_checkpoint(root, "last.ckpt")
+                if last and wanted != "last":
+                    raise SystemExit(
+                        f"error: ckpt_path: {root} has no best checkpoint, because no epoch was validated yet, but a "
+                        f"last one: pass --ckpt_path last or {last}."
+                    )
                 raise SystemExit(
                     f"error: ckpt_path: no {root}/*/checkpoints/{wanted or 'best'}.ckpt to {self.subcommand}. "
                     f"Run `fit` for experiment {config.experiment!r} first, or pass --ckpt_path FILE."
@@ -226,6 +289,10 @@ class TrueLightCLI(LightningCLI):
             kwargs["callbacks"] = [*configured, *kept]
         if self.subcommand == "predict" and not any(isinstance(c, callbacks.PredictionWriter) for c in configured):
             kwargs["callbacks"] = [*configured, callbacks.PredictionWriter()]
+        if CHANNEL in os.environ and self.subcommand == "fit":  # a trial of `tune`
+            from tuner.trial_report import TrialReport
+
+            kwargs["callbacks"] = [*kwargs.get("callbacks", configured), TrialReport.from_environment()]
         trainer = super().instantiate_trainer(**kwargs)
         if self.run_directory:
             rank_zero_info(f"Run directory: {self.run_directory}")
@@ -356,17 +423,34 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
             seed_everything_default=0,
             trainer_defaults={"logger": DEFAULT_LOGGERS, "callbacks": [SeedPerRank()], "log_every_n_steps": 10},
             parser_class=FriendlyParser,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs={"parser_mode": "omegaconf+", "epilog": "tune: search for good values of keys (tune --help)"},
             auto_configure_optimizers=False,
             args=args,
             run=run,
         )
 
 
+def resolved_config(arguments: list[str]) -> str:
+    """The whole config of ``fit`` with some arguments, as YAML; exits with a message if they are refused."""
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            main(["fit", *arguments, "--print_config"])
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    return text.getvalue()
+
+
 def console() -> None:
     """Run the command line; a mistake that our own code refuses ends it with the message alone, no traceback."""
     try:
-        main()
+        if sys.argv[1:2] == ["tune"]:  # launches a fit for each trial and builds nothing itself
+            from tuner.command import tune
+
+            tune(sys.argv[2:], resolved_config)
+        else:
+            main()
     except (KeyError, OSError, TypeError, ValueError) as error:
         cause: BaseException | None = error
         while cause is not None and not _is_refusal(cause):  # what a constructor raises comes wrapped

@@ -4,13 +4,16 @@ from datamodules.adversarial import AdversarialDataModule
 from datamodules.base import ImageDataModule
 from datamodules.cifar import Cifar10DataModule, Cifar100DataModule
 from datamodules.clustering_data import Cifar10ClusteringDataModule, Cifar100ClusteringDataModule, DigitsDataModule
+from datamodules.corrupted import CorruptedCifar10DataModule, CorruptedImageNetDataModule
 from datamodules.face_sets import CelebARealFakeDataModule, FaceForensicsDataModule, FacesHQDataModule
 from datamodules.gen_image import GenImageDataModule
 from datamodules.manifest import ManifestError
+from datamodules.mnist import MnistDataModule
 from datamodules.procedural_genimage import ProceduralGenImageDataModule
 from datamodules.real_fake import RealFakeDataModule
 from datamodules.selections import BalanceClasses, BalanceLabels, RealQuality, RealSize, SelectionError
 from datamodules.spectrum_data import FeatureTableDataModule, SpectrumDataModule
+from datamodules.stl10 import Stl10DataModule
 from datamodules.upsampled_noise import UpsampledNoiseDataModule
 from datamodules.video_frames import VideoFramesDataModule, VideoSpectraDataModule
 
@@ -23,6 +26,8 @@ __all__ = [
     "Cifar10DataModule",
     "Cifar100ClusteringDataModule",
     "Cifar100DataModule",
+    "CorruptedCifar10DataModule",
+    "CorruptedImageNetDataModule",
     "DigitsDataModule",
     "FaceForensicsDataModule",
     "FacesHQDataModule",
@@ -30,12 +35,14 @@ __all__ = [
     "GenImageDataModule",
     "ImageDataModule",
     "ManifestError",
+    "MnistDataModule",
     "ProceduralGenImageDataModule",
     "RealFakeDataModule",
     "RealQuality",
     "RealSize",
     "SelectionError",
     "SpectrumDataModule",
+    "Stl10DataModule",
     "UpsampledNoiseDataModule",
     "VideoFramesDataModule",
     "VideoSpectraDataModule",

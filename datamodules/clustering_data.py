@@ -79,7 +79,6 @@ class Digits(ImageDataModule):
         self.train_set, held_out = (LabelledImages(pixels[rows], labels[rows], names[rows]) for rows in parts)
         self.val_set, self.test_sets, self.predict_set = held_out, {"digits": held_out}, held_out
 
-
     def _pixels(self, images: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Bytes ``(N, image_size, image_size, 3)`` of images with values from 0 to 16, ``(N, 8, 8)``."""
         grey = torch.from_numpy(images / 16)[:, None]

@@ -86,3 +86,14 @@ def detector_arguments(real_fake_root: Path) -> list[str]:
         "--trainer.enable_model_summary=false",
         "--trainer.log_every_n_steps=1",
     ]
+
+
+def write_stl10(folder: Path, train: int = 20, test: int = 10, unlabelled: int = 30) -> None:
+    """Random files in the layout of STL-10; their checksums are wrong."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", train), ("test", test), ("unlabeled", unlabelled)):
+        rng.integers(256, size=(count, 3, 96, 96), dtype=np.uint8).tofile(folder / f"{part}_X.bin")
+        if part != "unlabeled":
+            (np.arange(count) % 10 + 1).astype(np.uint8).tofile(folder / f"{part}_y.bin")
+    (folder / "class_names.txt").write_text("\n".join("abcdefghij"))

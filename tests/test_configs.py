@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from adversarial_data import write_spectral_defense
-from conftest import ROOT, noise, write_image
+from adversarial_data import save_victim, write_spectral_defense
+from conftest import ROOT, noise, write_image, write_stl10
+from torchvision.datasets import STL10
 
+from lightning_modules import ImageClassifier
 from train import main
 
-FRAGMENTS = {"trainer", "logger", "callbacks"}
+FRAGMENTS = {"trainer", "logger", "callbacks", "tuner"}
 EXPERIMENTS = sorted(
     path for path in (ROOT / "configs").rglob("*.yaml") if path.relative_to(ROOT / "configs").parts[0] not in FRAGMENTS
 )
@@ -65,6 +67,18 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for frame in range(2):
                 write_image(sequences / place / "c23/images" / video / f"{frame:04d}.png", noise(rng, 150, 150))
     write_spectral_defense(root)
+    for part, count in (("train", 40), ("t10k", 10)):
+        for name, array in (
+            (f"{part}-images-idx3-ubyte", rng.integers(0, 256, (count, 28, 28), np.uint8)),
+            (f"{part}-labels-idx1-ubyte", rng.integers(0, 10, count).astype(np.uint8)),
+        ):
+            (root / "mnist").mkdir(exist_ok=True)
+            header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
+            (root / "mnist" / name).write_bytes(header + array.tobytes())
+    write_stl10(root / "stl10_binary")
+    save_victim(
+        ImageClassifier("small_cnn", num_classes=10, backbone_kwargs={"width": 16}), root / "judges" / "digits.ckpt"
+    )
     (root / "unmasking").mkdir()
     for name, features in (("celeba_low_features", 80), ("dfd_test_features", 300)):
         is_fake = np.arange(40) % 2 == 1
@@ -83,13 +97,35 @@ def test_experiment_config_steps(config, data_root, monkeypatch):
         small = ["--data.batch_size=20", "--data.num_workers=0", f"--data.file={data_root}/cifar10/cifar10_jpegq75.npz"]
     if "FeatureTable" in text:
         small = ["--data.batch_size=16"]
+    if "MnistDataModule" in text:
+        small = ["--data.batch_size=8", "--data.num_workers=0"]
     if "DigitsDataModule" in text:
         small = ["--data.num_workers=0"]
+    if "Cifar100DataModule" in text:
+        small = ["--data.batch_size=20", "--data.num_workers=0", f"--data.file={data_root}/cifar10/cifar10_jpegq75.npz"]
+    if "Stl10" in text:
+        monkeypatch.setattr(STL10, "_check_integrity", lambda self: True)
+        small = ["--data.batch_size=4", "--data.num_workers=0"]
+    if "GAN" in text:
+        check_gan_config(config, small)
+        return
     if config.parent.name == "demo":
         small += ["--data.root=world", "--data.train=24", "--data.val=6"]
     cli = main(["fit", "-c", str(config), *CPU, *small, "--trainer.fast_dev_run=1"])
     assert cli.trainer.global_step == 1
     assert np.isfinite(float(cli.trainer.callback_metrics["train/loss"]))
+
+
+def check_gan_config(config, small):
+    """A batch for each of the three stages: a fast_dev_run would end with the first."""
+    stages = ["--model.encoder_epochs=1", "--model.clusters=2", "--model.critic_steps_per_generator=1"]
+    small = [*small, "--data.batch_size=4"]
+    limits = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+    quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
+    cli = main(["fit", "-c", str(config), *CPU, *small, *stages, *limits, *quiet])
+    assert cli.model.generator_steps >= 1
+    logged = cli.trainer.callback_metrics
+    assert all(np.isfinite(float(logged[f"train/{name}_loss"])) for name in ("encoder", "critic", "generator"))
 
 
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)

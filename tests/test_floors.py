@@ -13,6 +13,7 @@ ALLOWED = {
     "lightning_modules": {"functional"},
     "datamodules": {"functional"},
     "callbacks": {"functional"},
+    "tuner": {"functional"},
 }
 OUTSIDE_FUNCTIONAL = {"lightning", "torchvision", "kornia", "timm", "PIL", "pandas", "matplotlib", "torchmetrics"}
 

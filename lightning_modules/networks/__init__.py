@@ -2,7 +2,8 @@
 
 from lightning_modules.networks.cifar_resnet import CifarResNet
 from lightning_modules.networks.cifar_vgg import CifarVGG
+from lightning_modules.networks.lenet import LeNet5
 from lightning_modules.networks.small_networks import SmallCNN
 from lightning_modules.networks.weights import load_weights
 
-__all__ = ["CifarResNet", "CifarVGG", "SmallCNN", "load_weights"]
+__all__ = ["CifarResNet", "CifarVGG", "LeNet5", "SmallCNN", "load_weights"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.linear_head import LinearHead, without_download
 
-__all__ = ["CifarResNet", "cifar_resnet8", "cifar_resnet20", "cifar_resnet56"]
+__all__ = ["CifarResNet", "cifar_resnet8", "cifar_resnet20", "cifar_resnet32", "cifar_resnet56"]
 
 
 class BasicBlock(nn.Module):
@@ -103,6 +103,12 @@ def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """CIFAR ResNet-20 (270 k parameters at width 16)."""
     return CifarResNet(20, **without_download("cifar_resnet20", pretrained, kwargs))
+
+
+@register_model
+def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """CIFAR ResNet-32 (460 k parameters at width 16)."""
+    return CifarResNet(32, **without_download("cifar_resnet32", pretrained, kwargs))
 
 
 @register_model
