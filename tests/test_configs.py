@@ -117,10 +117,10 @@ def test_experiment_config_steps(config, data_root, monkeypatch):
 
 
 def check_gan_config(config, small):
-    """A batch for each of the three stages: a fast_dev_run would end with the first."""
+    """Two batches (1 would be taken for all) in each of the three stages: a fast_dev_run would end with the first."""
     stages = ["--model.encoder_epochs=1", "--model.clusters=2", "--model.critic_steps_per_generator=1"]
     small = [*small, "--data.batch_size=4"]
-    limits = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+    limits = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2"]
     quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
     cli = main(["fit", "-c", str(config), *CPU, *small, *stages, *limits, *quiet])
     assert cli.model.generator_steps >= 1
