@@ -30,6 +30,12 @@ benchmark: install  ## speed, as ratios against a named alternative
 	$(BIN)/python benchmarks/jpeg.py
 	$(BIN)/python benchmarks/bias_probe.py
 	$(BIN)/python benchmarks/spectrum.py
+	$(BIN)/python benchmarks/adversarial_features.py
+	$(BIN)/python benchmarks/triplet.py
+	$(BIN)/python benchmarks/curvature.py
+	$(BIN)/python benchmarks/landscape.py
+	$(BIN)/python benchmarks/lazy_gp.py
+	$(BIN)/python benchmarks/robustness_indicators.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

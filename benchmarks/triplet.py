@@ -1,8 +1,7 @@
 """Triplet losses against pytorch-metric-learning, and multicut against bioimage-cpp, in CPU time of one thread.
 
-Run ``python benchmarks/triplet.py [--rounds 30] [--skip-multicut] [--scale 10000]``. Both libraries are needed for
-comparison only:
-``pip install pytorch-metric-learning bioimage-cpp``. Times are CPU time, smallest over interleaved rounds, and ratios
+Run ``python benchmarks/triplet.py [--rounds 30] [--skip-multicut] [--scale 10000]``. Both libraries come with the dev
+extra and are needed for comparison only. Times are CPU time, smallest over interleaved rounds, and ratios
 are medians over the rounds. Goals: FaceNet's loss over all triplets at least 4 times and the two-margin loss at least
 20 times as fast as pytorch-metric-learning's all-triplets loss at 256 x 128 embeddings of 10 classes, with the value of
 its mean; B = 2048 within 1 GB; a complete graph of 2000 nodes cut within 4 s and 700 MB, at no higher energy than the
