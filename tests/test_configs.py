@@ -106,7 +106,7 @@ def test_experiment_config_steps(config, data_root, monkeypatch):
     if "Stl10" in text:
         monkeypatch.setattr(STL10, "_check_integrity", lambda self: True)
         small = ["--data.batch_size=4", "--data.num_workers=0"]
-    if "GAN" in text:
+    if "ConditionedGAN" in text:
         check_gan_config(config, small)
         return
     if config.parent.name == "demo":

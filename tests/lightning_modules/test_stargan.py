@@ -25,7 +25,9 @@ def test_full_size_networks_have_the_published_parameters():
     ends = 49 * 64 * (3 + 5) + 2 * 64 + 49 * 64 * 3
     scaling = 2 * (16 * 64 * 128 + 16 * 128 * 256) + 2 * (128 + 256 + 128 + 64)
     assert count(generator) == residual + ends + scaling == 8_430_528
-    assert count(critic) == 44_786_624
+    widths = [3, 64, 128, 256, 512, 1024, 2048]
+    trunk = sum(16 * before * after + after for before, after in zip(widths, widths[1:], strict=False))
+    assert count(critic) == trunk + 2048 * (9 + 4 * 5) == 44_762_048
 
 
 def test_attributes_reach_every_pixel_and_no_statistics_are_kept():
