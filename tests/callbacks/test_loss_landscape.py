@@ -170,6 +170,7 @@ def test_landscapes_of_players(tmp_path):
 
 
 def test_page_and_pictures_reach_weights_and_biases(tmp_path):
+    import wandb
     from lightning.pytorch.loggers import WandbLogger
 
     logger = WandbLogger(save_dir=tmp_path, offline=True)
@@ -177,6 +178,7 @@ def test_page_and_pictures_reach_weights_and_biases(tmp_path):
     landscape = LossLandscape("random", points=3, samples=20)
     trainer(tmp_path, landscape, epochs=1, logger=logger).fit(model, **loaders())
     logger.experiment.finish()
+    wandb.teardown()  # its settings would be those of later runs of this process
     kept = {path.suffix for path in tmp_path.glob("wandb/*/files/media/**/*") if path.is_file()}
     assert kept == {".html", ".png"}
 
