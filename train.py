@@ -256,13 +256,17 @@ class TrueLightCLI(LightningCLI):
 
     @contextmanager
     def _no_empty_run_left(self) -> Iterator[None]:
-        """Remove the directory of a run that fails before its config or a report was written."""
+        """Remove the directory of a run that fails before anything but its loggers' folders was written to it.
+
+        The config alone is worth keeping for a fit, which may be resumed.
+        """
         try:
             yield
         except BaseException:
             run = self.run_directory
             first_rank = getattr(rank_zero_only, "rank", None) in (None, 0)
-            if run and first_rank and not any(run.glob("*.yaml")) and not any(run.glob("*.csv")):
+            empty = {"csv", "tensorboard"} | (set() if self.subcommand in (None, "fit") else {"config.yaml"})
+            if run and first_rank and {path.name for path in run.glob("*")} <= empty:
                 shutil.rmtree(run, ignore_errors=True)
             raise
 
@@ -451,7 +455,7 @@ def console() -> None:
             tune(sys.argv[2:], resolved_config)
         else:
             main()
-    except (KeyError, OSError, TypeError, ValueError) as error:
+    except (FloatingPointError, KeyError, OSError, TypeError, ValueError) as error:
         cause: BaseException | None = error
         while cause is not None and not _is_refusal(cause):  # what a constructor raises comes wrapped
             cause = cause.__cause__

@@ -6,41 +6,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from datamodules.base import ImageDataModule
+from datamodules.labelled_images import HeldOutImages, Pixels
 
-__all__ = ["Cifar10DataModule", "Cifar100DataModule", "LabelledImages"]
-
-Pixels = NDArray[np.uint8]
+__all__ = ["Cifar10DataModule", "Cifar100DataModule"]
 
 
-class LabelledImages(Dataset[dict[str, Any]]):
-    """Images in memory.
-
-    Args:
-        images: uint8, shape ``(N, H, W, 3)``.
-        labels: classes from 0, shape ``(N,)``.
-        names: a name for each image.
-    """
-
-    def __init__(self, images: Pixels, labels: NDArray[np.int64], names: NDArray[np.str_]) -> None:
-        self.images, self.labels, self.names = images, labels, names
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, draw: Any) -> dict[str, Any]:
-        """One sample."""
-        index, seed = draw if isinstance(draw, tuple) else (draw, draw)
-        image = torch.from_numpy(self.images[index].transpose(2, 0, 1).copy())
-        return {"image": image, "label": int(self.labels[index]), "path": str(self.names[index]), "seed": seed}
-
-
-class Cifar10DataModule(ImageDataModule):
+class Cifar10DataModule(HeldOutImages):
     """CIFAR-10: 50,000 training and 10,000 test images of ten classes, 32 x 32 pixels.
 
     Part of the training images is held out for validation; the test images choose nothing.
@@ -67,37 +41,21 @@ class Cifar10DataModule(ImageDataModule):
         image_size: int = 32,
         **kwargs: Any,
     ) -> None:
-        super().__init__(image_size=image_size, **kwargs)
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"data.val_fraction={val_fraction} must lie between 0 and 1.")
-        self.root, self.file, self.download, self.val_fraction = root, file, download, val_fraction
+        super().__init__(val_fraction=val_fraction, image_size=image_size, **kwargs)
+        self.root, self.file, self.download = root, file, download
 
     def prepare_data(self) -> None:
         """Download, if asked to."""
         if self.download and self.file is None:
             self.dataset(self.root, download=True)
 
-    def setup(self, stage: str) -> None:
-        """Read the images.
+    def part(self, part: str) -> tuple[Pixels, NDArray[np.int64], NDArray[np.str_]]:
+        """Images, labels and names of ``train`` or ``test``.
 
         Raises:
             FileNotFoundError: if they are not there.
             ValueError: if the ``.npz`` is of another form.
         """
-        if stage in ("fit", "validate"):
-            images, labels, names = self._part("train")
-            order = np.random.default_rng(self.seed).permutation(len(labels))
-            held_out = max(1, round(self.val_fraction * len(labels)))
-            self.val_set, self.train_set = (
-                LabelledImages(images[rows], labels[rows], names[rows])
-                for rows in (np.sort(order[:held_out]), np.sort(order[held_out:]))
-            )
-        else:
-            test = LabelledImages(*self._part("test"))
-            self.test_sets, self.predict_set = {"test": test}, test
-
-    def _part(self, part: str) -> tuple[Pixels, NDArray[np.int64], NDArray[np.str_]]:
-        """Images, labels and names of ``train`` or ``test``."""
         if self.file is not None:
             return self._from_file(part)
         try:

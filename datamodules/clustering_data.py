@@ -13,7 +13,8 @@ from sklearn.model_selection import train_test_split
 
 from datamodules.balanced_batches import BalancedBatches
 from datamodules.base import ImageDataModule
-from datamodules.cifar import Cifar10DataModule, Cifar100DataModule, LabelledImages
+from datamodules.cifar import Cifar10DataModule, Cifar100DataModule
+from datamodules.labelled_images import LabelledImages
 from datamodules.transforms import Augmentation
 
 __all__ = ["Cifar10ClusteringDataModule", "Cifar100ClusteringDataModule", "DigitsDataModule"]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from datamodules.base import ImageDataModule
-from datamodules.cifar import LabelledImages
+from datamodules.labelled_images import LabelledImages
 
 __all__ = ["CorruptedCifar10DataModule", "CorruptedImageNetDataModule", "FolderImages"]
 

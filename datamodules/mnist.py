@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.datasets import MNIST
 
-from datamodules.base import ImageDataModule
-from datamodules.cifar import LabelledImages
+from datamodules.labelled_images import HeldOutImages, Pixels
 from datamodules.transforms import Augmentation
 
 __all__ = ["MnistDataModule"]
@@ -19,7 +18,7 @@ __all__ = ["MnistDataModule"]
 _TYPE_UNSIGNED_BYTE = 8
 
 
-class MnistDataModule(ImageDataModule):
+class MnistDataModule(HeldOutImages):
     """Handwritten digits, 28 x 28 pixels, grey as three equal channels.
 
     Part of the training images is held out for validation; the test images choose nothing.
@@ -45,36 +44,23 @@ class MnistDataModule(ImageDataModule):
         augmentation: Augmentation | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(image_size=image_size, augmentation=augmentation or Augmentation(flip=0.0), **kwargs)
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"data.val_fraction={val_fraction} must lie between 0 and 1.")
-        self.root, self.download, self.val_fraction = Path(root), download, val_fraction
+        augmentation = augmentation or Augmentation(flip=0.0)
+        super().__init__(val_fraction=val_fraction, image_size=image_size, augmentation=augmentation, **kwargs)
+        self.root, self.download = Path(root), download
 
     def prepare_data(self) -> None:
         """Download, if asked to."""
         if self.download:
             MNIST(str(self.root), download=True)
 
-    def setup(self, stage: str) -> None:
-        """Read the images.
+    def part(self, part: str) -> tuple[Pixels, NDArray[np.int64], NDArray[np.str_]]:
+        """Images, labels and names of ``train`` or ``test``.
 
         Raises:
             FileNotFoundError: if they are not there.
             ValueError: if a file is of another form.
         """
-        if stage in ("fit", "validate"):
-            images, labels, names = self._part("train")
-            order = np.random.default_rng(self.seed).permutation(len(labels))
-            held_out = max(1, round(self.val_fraction * len(labels)))
-            self.val_set, self.train_set = (
-                LabelledImages(images[rows], labels[rows], names[rows])
-                for rows in (np.sort(order[:held_out]), np.sort(order[held_out:]))
-            )
-        else:
-            test = LabelledImages(*self._part("t10k"))
-            self.test_sets, self.predict_set = {"test": test}, test
-
-    def _part(self, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.str_]]:
+        part = {"test": "t10k"}.get(part, part)
         images = _read_idx(self._find(f"{part}-images-idx3-ubyte"), 3)
         labels = _read_idx(self._find(f"{part}-labels-idx1-ubyte"), 1)
         if len(images) != len(labels) or (len(labels) and labels.max() >= self.num_classes):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torchvision.datasets import STL10
 
 from datamodules.base import ImageDataModule
-from datamodules.cifar import LabelledImages
+from datamodules.labelled_images import LabelledImages
 
 __all__ = ["Stl10DataModule"]
 

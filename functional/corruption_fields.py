@@ -8,11 +8,11 @@ Source: Hendrycks and Dietterich 2019, Sec. 3.1; parameters and borders of the a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -216,22 +216,9 @@ def shuffled_pixels(draws: NDArray[np.int64], reach: int) -> NDArray[np.int64]:
     Returns:
         Flat index of the source of each pixel, shape ``(B, H * W)``.
     """
-    sources: NDArray[np.int64] = _shuffle(np.ascontiguousarray(draws), reach)
+    # Importing numba takes half a second, which nobody should wait for who does not look through glass.
+    from functional import shuffle_kernel
+
+    kernel: Any = shuffle_kernel.shuffle
+    sources: NDArray[np.int64] = kernel(np.ascontiguousarray(draws), reach)
     return sources.reshape(len(draws), -1)
-
-
-@njit(cache=True)
-def _shuffle(draws, reach):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    count, iterations, _, height, width = draws.shape
-    sources = np.empty((count, height, width), np.int64)
-    for image in range(count):
-        source = sources[image]
-        for row in range(height):
-            for column in range(width):
-                source[row, column] = row * width + column
-        for turn in range(iterations):
-            for row in range(height - reach, reach, -1):
-                for column in range(width - reach, reach, -1):
-                    down, right = draws[image, turn, 0, row, column], draws[image, turn, 1, row, column]
-                    source[row, column] = source[row + down, column + right]
-    return sources

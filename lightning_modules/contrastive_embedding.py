@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import kornia.augmentation as K
-import timm
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -18,7 +17,7 @@ from functional.edge_costs import distance_shards
 from functional.triplet import triplet_loss
 from lightning_modules.gathered_embeddings import GatheredEmbeddings
 from lightning_modules.image_classifier import Normalize
-from lightning_modules.networks import load_weights
+from lightning_modules.networks import create_network, load_weights
 
 __all__ = ["ContrastiveEmbedding", "Views"]
 
@@ -128,12 +127,10 @@ class ContrastiveEmbedding(LightningModule):
             raise ValueError(f"model.loss={loss!r} is not one of contrastive, triplet.")
         if image_size is None:
             raise ValueError("model.image_size is missing: views are cropped to it. It is that of the data.")
-        if not timm.is_model(backbone):
-            raise ValueError(f"model.backbone={backbone!r} is no timm model.")
         self.loss_name, self.temperature, self.margin = loss, temperature, margin
         self.num_classes = num_classes
         self.normalize = Normalize(mean, std)
-        self.backbone: Any = timm.create_model(backbone, num_classes=0, **(backbone_kwargs or {}))
+        self.backbone: Any = create_network(backbone, 0, image_size, False, backbone_kwargs or {})
         if weights is not None:
             load_weights(self.backbone, weights)
         size = self._feature_size(image_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import timm
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
@@ -15,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from functional.consistency import jensen_shannon_divergence
-from lightning_modules.networks import load_weights
+from lightning_modules.networks import create_network, fixed_input_size, load_weights
 
 __all__ = ["ImageClassifier", "Normalize"]
 
@@ -148,15 +147,8 @@ class ImageClassifier(LightningModule):
         Raises:
             ValueError: if timm has no such model.
         """
-        if not timm.is_model(name):
-            close = timm.list_models(f"*{name.split('_')[0]}*")[:8]
-            raise ValueError(f"model.backbone={name!r} is no timm model. Similar names: {', '.join(close) or 'none'}.")
-        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        self.fixed_image_size = image_size if config is not None and config.fixed_input_size else None
-        if self.fixed_image_size:
-            kwargs = {"img_size": image_size, **kwargs}
-        backbone: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=self.num_classes, **kwargs)
-        return backbone
+        self.fixed_image_size = image_size if fixed_input_size(name) else None
+        return create_network(name, self.num_classes, image_size, pretrained, kwargs)
 
     def build_metrics(self) -> MetricCollection:
         """Metrics of validation and test, fed with :meth:`scores` and the labels."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-import timm
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -26,7 +25,7 @@ from functional.edge_costs import (
 from functional.triplet import Mining, bounded_triplet_loss, flip_pairs, same_class, triplet_loss, two_margin_loss
 from lightning_modules.gathered_embeddings import GatheredEmbeddings
 from lightning_modules.image_classifier import Normalize
-from lightning_modules.networks import load_weights
+from lightning_modules.networks import create_network, load_weights
 
 __all__ = ["TripletEmbedding"]
 
@@ -197,14 +196,7 @@ class TripletEmbedding(LightningModule):
         Raises:
             ValueError: if timm has no such model.
         """
-        if not timm.is_model(name):
-            close = timm.list_models(f"*{name.split('_')[0]}*")[:8]
-            raise ValueError(f"model.backbone={name!r} is no timm model. Similar names: {', '.join(close) or 'none'}.")
-        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        if image_size and config is not None and config.fixed_input_size:
-            kwargs = {"img_size": image_size, **kwargs}
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=embedding_size, **kwargs)
-        return network
+        return create_network(name, embedding_size, image_size, pretrained, kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings ``(B, embedding_size)`` of images in [0, 1], shape ``(B, 3, H, W)``."""

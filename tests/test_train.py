@@ -302,6 +302,13 @@ def test_best_checkpoint_is_the_best_epoch_also_on_easy_data(cli, detector_argum
     assert float(state["best_model_score"]) == pytest.approx(losses.min())  # last.ckpt knows it, for a resumed run
 
 
+def test_a_refused_look_at_the_loss_leaves_no_run_directory(cli, detector_arguments):
+    run = cli("fit", *detector_arguments, "--trainer.max_epochs=1", "--experiment=seen")
+    with pytest.raises(ValueError, match="points=1 must be at least 2"):
+        cli("landscape", *detector_arguments, "--experiment=seen", "--points=1")
+    assert [path.name for path in Path("runs/seen").iterdir()] == [Path(run.run_directory).name]
+
+
 def test_best_is_looked_for_in_the_epochs_that_validate(cli, detector_arguments, recwarn):
     run = cli("fit", *detector_arguments, "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2")
     folder = run.run_directory / "checkpoints"
