@@ -14,6 +14,7 @@ import pickle
 import re
 import shutil
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -38,7 +40,7 @@ from callbacks.seed_per_rank import SeedPerRank
 from datamodules.audit import LEAST_IMAGES, AuditReport, audit
 from tuner.trial_channel import CHANNEL
 
-__all__ = ["TrueLightCLI", "main"]
+__all__ = ["TrueLightCLI", "load_run", "main"]
 
 DEFAULT_LOGGERS: list[dict[str, Any]] = [
     {"class_path": "CSVLogger", "init_args": {"save_dir": "", "name": "", "version": "csv"}},
@@ -225,15 +227,18 @@ class TrueLightCLI(LightningCLI):
                 )
             elif found is None:
                 last = find_checkpoint(root, "last.ckpt")
-                if last and wanted != "last":
+                if last and wanted is None and not _looks_for_best(last):
+                    found = last
+                elif last and wanted != "last":
                     raise SystemExit(
                         f"error: ckpt_path: {root} has no best checkpoint, because no epoch was validated yet, but a "
                         f"last one: pass --ckpt_path last or {last}."
                     )
-                raise SystemExit(
-                    f"error: ckpt_path: no {root}/*/checkpoints/{wanted or 'best'}.ckpt to {self.subcommand}. "
-                    f"Run `fit` for experiment {config.experiment!r} first, or pass --ckpt_path FILE."
-                )
+                else:
+                    raise SystemExit(
+                        f"error: ckpt_path: no {root}/*/checkpoints/{wanted or 'best'}.ckpt to {self.subcommand}. "
+                        f"Run `fit` for experiment {config.experiment!r} first, or pass --ckpt_path FILE."
+                    )
             wanted = str(found) if found else None
         elif not Path(wanted).is_file():
             raise SystemExit(f"error: ckpt_path: {wanted!r} is neither a file nor one of last, best.")
@@ -301,6 +306,12 @@ class TrueLightCLI(LightningCLI):
         if self.run_directory:
             rank_zero_info(f"Run directory: {self.run_directory}")
         return trainer
+
+
+def _looks_for_best(checkpoint: Path) -> bool:
+    """Whether the run of a checkpoint watches a figure to keep the best epoch by."""
+    callbacks_state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
+    return any(key.startswith("ModelCheckpoint{'monitor': '") for key in callbacks_state)
 
 
 def explain_parse_error(message: str) -> str | None:
@@ -432,6 +443,40 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
             args=args,
             run=run,
         )
+
+
+def load_run(directory: str | Path, checkpoint: str = "best") -> LightningModule:
+    """The trained module of a run, in evaluation mode, for notebooks and scripts.
+
+    The module is built from the run's own config, so its encoder, judge and networks are those that were trained.
+
+    Args:
+        directory: folder of a ``fit``, with ``config.yaml`` and ``checkpoints/``.
+        checkpoint: ``best`` or ``last``; runs that keep no best one give their last.
+
+    Raises:
+        FileNotFoundError: if the folder holds no config or no such checkpoint.
+    """
+    directory = Path(directory)
+    config, files = directory / "config.yaml", directory / "checkpoints"
+    found = next((file for name in (checkpoint, "last") if (file := files / f"{name}.ckpt").is_file()), None)
+    if not config.is_file() or found is None:
+        wanted = config if not config.is_file() else files / f"{checkpoint}.ckpt"
+        raise FileNotFoundError(
+            f"{wanted} does not exist: give the folder of a finished fit, runs/<experiment>/<time>."
+        )
+    recorded = yaml.safe_load(config.read_text(encoding="utf-8"))
+    recorded = {key: recorded[key] for key in ("seed_everything", "trainer", "model", "data") if key in recorded}
+    one_process = {"logger": False, "callbacks": None, "accelerator": "auto", "devices": 1, "strategy": "auto"}
+    recorded["trainer"] = {**recorded["trainer"], **one_process, "enable_checkpointing": False, "fast_dev_run": True}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
+        model = main(["--config", str(file)], run=False).model
+    state = torch.load(found, map_location="cpu", weights_only=True)
+    model.on_load_checkpoint(state)
+    model.load_state_dict(state["state_dict"])
+    return model.eval()
 
 
 def resolved_config(arguments: list[str]) -> str:

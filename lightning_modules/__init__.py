@@ -1,7 +1,9 @@
 """Training methods, one file per method."""
 
 from lightning_modules.adversarial_detector import AdversarialDetector
+from lightning_modules.autoencoder_embedding import AutoencoderEmbedding, PixelEmbedding
 from lightning_modules.contrastive_embedding import ContrastiveEmbedding
+from lightning_modules.fidelity_inception import FidelityInception
 from lightning_modules.gan import GANAdam
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.image_detector import ImageDetector
@@ -12,11 +14,14 @@ from lightning_modules.triplet_embedding import TripletEmbedding
 
 __all__ = [
     "AdversarialDetector",
+    "AutoencoderEmbedding",
     "ContrastiveEmbedding",
+    "FidelityInception",
     "GANAdam",
     "ImageClassifier",
     "ImageDetector",
     "LatentConditionedGAN",
+    "PixelEmbedding",
     "SpectrumDetector",
     "TripletEmbedding",
     "WarmupCosine",

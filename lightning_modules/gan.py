@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from functional.batch_norm import batch_norm_mode
 from functional.gan_losses import GANLoss, check_gan_loss, critic_loss, generator_loss, gradient_penalty, r1_penalty
 from lightning_modules.ema import ExponentialAverage
 
@@ -60,6 +62,8 @@ class GAN(LightningModule):
         max_generator_steps: training ends after so many; otherwise after the trainer's epochs.
         clip_norm: largest norm of a player's gradient; no limit by default.
         ema_decay: of the averaged generator that samples and evaluation use; 0 uses the generator as it is.
+        standing_batches: evaluation normalises by the statistics of so many batches of samples, drawn anew each time
+            (standing statistics), instead of by the running averages of training; 0 for the latter.
         generator_optimizer: optimiser class of the generator.
         critic_optimizer: optimiser class of the critic.
         gan_lr_scheduler: scheduler class for both, stepped once per generator step.
@@ -85,6 +89,7 @@ class GAN(LightningModule):
         max_generator_steps: int | None = None,
         clip_norm: float | None = None,
         ema_decay: float = 0.999,
+        standing_batches: int = 0,
         generator_optimizer: OptimizerCallable = GANAdam,
         critic_optimizer: OptimizerCallable = GANAdam,
         gan_lr_scheduler: LRSchedulerCallable | None = None,
@@ -98,24 +103,33 @@ class GAN(LightningModule):
                 f"model.minibatch={minibatch}, critic_steps_per_generator={critic_steps_per_generator}, "
                 f"accumulate={accumulate} and max_generator_steps={max_generator_steps} must be at least 1."
             )
-        if min(gradient_penalty_weight, r1_weight, noise_seed) < 0 or (clip_norm is not None and clip_norm <= 0):
+        if min(gradient_penalty_weight, r1_weight, noise_seed, standing_batches) < 0 or (
+            clip_norm is not None and clip_norm <= 0
+        ):
             raise ValueError(
-                f"model.gradient_penalty_weight={gradient_penalty_weight}, r1_weight={r1_weight} and "
-                f"noise_seed={noise_seed} must not be negative, clip_norm={clip_norm} must be positive."
+                f"model.gradient_penalty_weight={gradient_penalty_weight}, r1_weight={r1_weight}, "
+                f"standing_batches={standing_batches} and noise_seed={noise_seed} must not be negative, "
+                f"clip_norm={clip_norm} must be positive."
             )
         self.gan_loss: GANLoss = gan_loss
         self.gradient_penalty_weight, self.r1_weight = gradient_penalty_weight, r1_weight
         self.minibatch, self.accumulate = minibatch, accumulate
         self.critic_steps_per_generator = critic_steps_per_generator
         self.max_generator_steps, self.clip_norm = max_generator_steps, clip_norm
-        self.ema_decay, self.noise_seed = ema_decay, noise_seed
+        self.ema_decay, self.noise_seed, self.standing_batches = ema_decay, noise_seed, standing_batches
         self.generator_factory, self.critic_factory = generator_optimizer, critic_optimizer
         self.gan_scheduler_factory = gan_lr_scheduler
         self.generator_steps = self.critic_steps = 0
         self._drawn = 0
+        self._evaluation = ExitStack()
 
     def finish_networks(self, compile: bool = False) -> None:
-        """Take the average of the generator, and compile both networks if asked for; call it when they are built."""
+        """Take the average of the generator, and compile both networks if asked for; call it when they are built.
+
+        Weights of convolutions are laid out with the channels last, as the kernels of GPUs and CPUs want them.
+        """
+        for network in (self.generator, self.critic):
+            network.to(memory_format=torch.channels_last)
         self.average = ExponentialAverage(self.generator, self.ema_decay)
         if compile:
             self.generator.compile()
@@ -148,6 +162,42 @@ class GAN(LightningModule):
     def sampler(self) -> nn.Module:
         """The generator that samples and evaluation use."""
         return self.average if self.ema_decay else self.generator
+
+    def standing_sample(self, draws: torch.Generator) -> None:
+        """Pass a batch of samples through the sampler, so that batch normalisation sees it.
+
+        Args:
+            draws: source of the batch's random numbers, on the CPU.
+        """
+        raise TypeError(f"{type(self).__name__} has no standing_sample(draws): set model.standing_batches to 0.")
+
+    @contextmanager
+    def standing_statistics(self) -> Iterator[None]:
+        """Within the block the sampler normalises by the statistics of ``standing_batches`` batches of samples."""
+        if not self.standing_batches:
+            yield
+            return
+        draws = torch.Generator().manual_seed(self.noise_seed)  # all processes take the same ones
+        with batch_norm_mode(self.sampler, "recompute") as prepare:
+            with torch.no_grad():
+                prepare(lambda: self._standing_samples(draws))
+            yield
+
+    def _standing_samples(self, draws: torch.Generator) -> None:
+        for _ in range(self.standing_batches):
+            self.standing_sample(draws)
+
+    def on_validation_start(self) -> None:
+        """Take standing statistics, if they are asked for."""
+        if getattr(self, "ready_to_sample", True):
+            self._evaluation.enter_context(self.standing_statistics())
+
+    def on_validation_end(self) -> None:
+        """Put the running averages back."""
+        self._evaluation.close()
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
 
     def critic_score_terms(self, real: Tensor, fake: Tensor) -> Terms:
         """The adversarial part of the critic's loss, from scores of real and of generated images."""

@@ -15,6 +15,7 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from functional.generative_quality import neighbourhood_metrics
+from lightning_modules.fidelity_inception import FidelityInception
 from lightning_modules.image_classifier import ImageClassifier
 
 __all__ = ["Judge", "JudgedFeatures", "JudgedSamples", "generation_quality"]
@@ -40,26 +41,25 @@ class Judge:
     """A frozen classifier, kept out of the module tree: it is in no checkpoint, no optimiser and no training mode.
 
     Args:
-        classifier: trained; its ``embed`` gives the features.
+        classifier: trained; it gives features and logits.
         name: how its distances are called.
 
     Raises:
         ValueError: if the name is empty.
     """
 
-    def __init__(self, classifier: ImageClassifier, name: str) -> None:
+    def __init__(self, classifier: ImageClassifier | FidelityInception, name: str) -> None:
         if not name.strip():
             raise ValueError("model.judge_name is empty: distances are named by the network that measures them.")
         self.classifier, self.name = classifier.requires_grad_(False).eval(), name
+        self.knows_classes = isinstance(classifier, ImageClassifier)  # those of the data
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> JudgedFeatures:
         """Features and logits of images in [0, 1], ``(B, 3, S, S)``, without autocast."""
         self.classifier.to(x.device)
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            features = self.classifier.embed(x)
-            logits = self.classifier.backbone.get_classifier()(features)
+            features, logits = self.classifier.features_and_logits(x.float())
         return JudgedFeatures(features.float(), logits.float())
 
 
@@ -120,9 +120,10 @@ class JudgedSamples:
             "real_logits": real.logits,
             "fake": made.features,
             "fake_logits": made.logits,
-            "conditional_accuracy": (made.logits.argmax(1) == labels).float(),
             "spread_over_noise": (fake - other).abs().mean((1, 2, 3)).float(),
         }
+        if self.judge.knows_classes:
+            kept["conditional_accuracy"] = (made.logits.argmax(1) == labels).float()
         self._kept.append(kept if alike is None else {**kept, "feature_cosine": alike.float()})
 
     def reset(self) -> None:
@@ -139,7 +140,8 @@ class JudgedSamples:
         Returns:
             Those of :func:`generation_quality`; ``conditional_accuracy``, how often the judge sees the class of the
             image whose condition was used; ``class_entropy`` of the judge's answers, 1 for equally many of each;
-            ``spread_over_noise``, mean absolute difference of two samples of one condition; ``feature_cosine``. An
+            ``spread_over_noise``, mean absolute difference of two samples of one condition; ``feature_cosine``. The two
+            about classes only of a judge that knows those of the data. An
             infinite ``distance`` alone if nothing was judged: no checkpoint is the best yet.
         """
         if not self._kept:
@@ -155,9 +157,10 @@ class JudgedSamples:
             JudgedFeatures(all_of["fake"], all_of["fake_logits"]),
             floor,
         )
-        classes = all_of["fake_logits"].shape[1]
-        shares = all_of["fake_logits"].argmax(1).bincount(minlength=classes).double() / len(all_of["fake"])
-        figures["class_entropy"] = float(torch.special.entr(shares).sum()) / math.log(classes)
+        if self.judge.knows_classes:
+            classes = all_of["fake_logits"].shape[1]
+            shares = all_of["fake_logits"].argmax(1).bincount(minlength=classes).double() / len(all_of["fake"])
+            figures["class_entropy"] = float(torch.special.entr(shares).sum()) / math.log(classes)
         for name in ("conditional_accuracy", "spread_over_noise", "feature_cosine"):
             if name in all_of:
                 figures[name] = float(all_of[name].mean())

@@ -184,6 +184,11 @@ class ImageClassifier(LightningModule):
         features = self.backbone.forward_features(self.normalize(x))
         return self.backbone.forward_head(features, pre_logits=True)
 
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``(B, D)`` as of :meth:`embed`, and logits ``(B, C)``, by one pass of the network."""
+        features = self.embed(x)
+        return features, self.backbone.get_classifier()(features)
+
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Mean cross entropy of logits ``(B, C)`` with labels ``(B,)`` or class probabilities ``(B, C)``."""
         return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)

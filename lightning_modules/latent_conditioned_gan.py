@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from lightning_modules.fidelity_inception import FidelityInception
 from lightning_modules.gan import GAN, Batch, Terms
 from lightning_modules.generation_quality import Judge, JudgedSamples
 from lightning_modules.image_classifier import ImageClassifier
@@ -49,8 +50,9 @@ class LatentConditionedGAN(GAN):
         critic_width: channels of the critic's widest maps; those of the paper by default.
         image_size: 32, 64 or 128; the command line fills it in from the data.
         num_classes: length of ``label`` conditions; the command line fills it in from the data.
-        judge: trained classifier in whose features real and generated images are compared; without one there are no
-            distances.
+        judge: trained network in whose features real and generated images are compared: an :class:`ImageClassifier` of
+            the same classes, or :class:`FidelityInception`, which published distances use but which does not know the
+            classes. Without one there are no distances.
         judge_name: how these distances are called: ``FID[judge_name,n]``.
         quality_images: training images that the floor of the distances is measured with.
         compile: compile both networks; checkpoints keep their keys.
@@ -83,7 +85,7 @@ class LatentConditionedGAN(GAN):
         critic_width: int | None = None,
         image_size: int | None = None,
         num_classes: int | None = None,
-        judge: ImageClassifier | None = None,
+        judge: ImageClassifier | FidelityInception | None = None,
         judge_name: str = "classifier",
         quality_images: int = 2000,
         compile: bool = False,
@@ -219,6 +221,20 @@ class LatentConditionedGAN(GAN):
         count = condition if isinstance(condition, int) else len(condition)
         noise = torch.randn(count, self.latent_size, generator=torch.Generator().manual_seed(seed))
         return self(noise.to(self.device), None if isinstance(condition, int) else condition)
+
+    def standing_sample(self, draws: torch.Generator) -> None:
+        """Samples under conditions of training images, or of labels."""
+        count = self.minibatch or 64
+        condition = None
+        if self.condition is not None:
+            members = self.condition.members
+            chosen = torch.randint(len(members), (count,), generator=draws).to(members.device)
+            condition = self.condition.from_unit(members[chosen].float())
+        elif self.condition_kind == "label":
+            assert self.num_classes is not None
+            labels = torch.randint(self.num_classes, (count,), generator=draws).to(self.device)
+            condition = self.condition_norm * F.one_hot(labels, self.num_classes).float()
+        self.sampler(torch.randn(count, self.latent_size, generator=draws).to(self.device), condition)
 
     def sample_sheet(self, batch: Batch, columns: int, seed: int = 0) -> Tensor:
         """Each image of a batch followed by samples of its condition, with the same noise in each row.

@@ -10,13 +10,14 @@ from torch import nn
 
 __all__ = ["load_weights"]
 
-_OURS = "backbone."
+_OURS = ("backbone.", "encoder.backbone.")  # of a module of ours, and of a GAN's encoder
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
     """Fill a network from a ``.safetensors`` file, a state dictionary or a checkpoint of ours.
 
-    Nothing is unpickled but tensors. Of a checkpoint of ours the entries of the ``backbone`` are taken.
+    Nothing is unpickled but tensors. Of a checkpoint of ours the entries of the ``backbone`` are taken, of one of a
+    latent-conditioned GAN those of its encoder's.
 
     Args:
         network: filled in place; every parameter and buffer must be in the file, and nothing else.
@@ -32,8 +33,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         state = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(f"model.weights={str(path)!r} holds more than tensors, or is damaged.") from error
-    if any(key.startswith(_OURS) for key in state):
-        state = {key.removeprefix(_OURS): value for key, value in state.items() if key.startswith(_OURS)}
+    prefix = next((prefix for prefix in _OURS if any(key.startswith(prefix) for key in state)), "")
+    state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     expected = {key: value.shape for key, value in network.state_dict().items()}
     # Older files lack the counters of batch normalisation, which nothing at inference reads.
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
