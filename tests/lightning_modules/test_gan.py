@@ -236,8 +236,40 @@ def test_half_precision_trains_with_penalties(precision):
         ({"clip_norm": 0.0}, r"clip_norm=0\.0 must be positive"),
         ({"ema_decay": 1.0}, r"ema_decay=1\.0"),
         ({"r1_weight": -1.0}, r"r1_weight=-1\.0"),
+        ({"standing_batches": -1}, "standing_batches=-1"),
     ],
 )
 def test_mistakes_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         gan(**options)
+
+
+def test_standing_statistics_are_those_of_fresh_samples_and_leave_nothing_behind():
+    model = gan(standing_batches=3, minibatch=8)
+    fit(model)
+    norm, seen = model.sampler.network.blocks[0].norm1.norm, []
+    before = copy.deepcopy(model.state_dict())
+    handle = norm.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    with model.standing_statistics():
+        assert len(seen) == 3
+        assert all(len(x) == 8 for x in seen)
+        expected = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
+        torch.testing.assert_close(norm.running_mean, expected)
+        assert not torch.allclose(norm.running_mean, before["average.network.blocks.0.norm1.norm.running_mean"])
+        assert not norm.training
+    handle.remove()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_evaluation_samples_with_standing_statistics(stage):
+    model = gan(standing_batches=2, minibatch=8)
+    model.seen = []
+    mean = model.sampler.network.norm.running_mean
+    step = "validation_step" if stage == "validate" else "test_step"
+    setattr(model, step, lambda *_: model.seen.append(mean.clone()))
+    before = mean.clone()
+    getattr(Trainer(**QUIET), stage)(model, loader(), verbose=False)
+    assert all(torch.equal(value, model.seen[0]) for value in model.seen)
+    assert not torch.allclose(model.seen[0], before)
+    assert torch.equal(mean, before)

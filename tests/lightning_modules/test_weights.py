@@ -50,3 +50,12 @@ def test_never_unpickles_code(tmp_path, capsys):
     with pytest.raises(ValueError, match="more than tensors"):
         load_weights(CifarResNet(20), tmp_path / "evil.pth")
     assert "executed" not in capsys.readouterr().out
+
+
+def test_takes_the_encoder_of_a_gan(tmp_path):
+    source = ImageClassifier("cifar_resnet8", num_classes=4)
+    state = {f"encoder.backbone.{key}": value for key, value in source.backbone.state_dict().items()}
+    torch.save({"state_dict": {**state, "generator.first.weight": torch.zeros(2)}}, tmp_path / "gan.ckpt")
+    target = ImageClassifier("cifar_resnet8", num_classes=4, weights=str(tmp_path / "gan.ckpt"))
+    for key, value in source.backbone.state_dict().items():
+        assert torch.equal(target.backbone.state_dict()[key], value)

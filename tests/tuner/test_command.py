@@ -8,7 +8,9 @@ import optuna
 import pandas as pd
 import pytest
 import yaml
+from conftest import ROOT
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from test_train import wandb_records
 
 from train import main, resolved_config
 from tuner.command import tune
@@ -165,3 +167,15 @@ def test_a_study_trains_goes_on_and_leaves_a_config_for_fit(capsys, monkeypatch)
     other = write(space={LR: {"type": "float", "low": 1e-3, "high": 0.1, "log": True}})
     with pytest.raises(ValueError, match="give the new one another --experiment"):
         tune(other, resolved_config)
+
+
+@pytest.mark.slow
+def test_wandb_groups_the_trials_of_a_study(monkeypatch):
+    space = {LR: {"type": "float", "low": 1e-3, "high": 0.5, "log": True}}
+    arguments = [*write(space=space, preload=True), "-c", str(ROOT / "configs/logger/wandb.yaml")]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tune([*arguments, "--tune.study_name", "learning rates"], resolved_config)
+    files = sorted(Path("runs/search/trials").glob("*/*/wandb/offline-run-*/run-*.wandb"))
+    runs = [record.run for file in files for record in wandb_records(file) if record.run.run_id]
+    assert len({run.run_id for run in runs}) == 2
+    assert {run.run_group for run in runs} == {"learning rates"}

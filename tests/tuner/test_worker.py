@@ -117,6 +117,21 @@ def test_four_workers_of_which_one_is_killed_lose_nothing():
 
 
 @pytest.mark.slow
+def test_two_workers_share_a_database():
+    _, study, file = begin("--pause=0.2", n_trials=8, storage=f"sqlite:///{Path('study.db').absolute()}")
+    for process in [worker(file) for _ in range(2)]:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    done = counted(study)
+    assert [trial.state for trial in done] == [TrialState.COMPLETE] * 8
+    assert len({trial.user_attrs["tune:owner"][1] for trial in done}) == 2
+    spots = np.array([[trial.params["a.x"], trial.params["a.y"]] for trial in done])
+    distance = np.abs(spots[:, None] - spots[None]).max(axis=-1) + np.eye(8)
+    assert distance.min() > 1e-6  # no twins
+    assert not Path("study/journal.log").exists()
+
+
+@pytest.mark.slow
 def test_an_interrupted_worker_gives_its_trial_back_and_the_next_goes_on():
     _, study, file = begin("--pause=1", n_trials=4)
     first = worker(file)
