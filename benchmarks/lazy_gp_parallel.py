@@ -1,14 +1,15 @@
 """Wall time of one worker against four on a sleep-bounded objective, through the workers of ``train.py tune``.
 
-Run ``python benchmarks/lazy_gp_parallel.py [--pause 2] [--trials 24]``. A stand-in for ``train.py`` sleeps and reports
-a bowl; each study is made by ``python -m tuner.worker`` processes on a journal file. It prints the time that four
-workers, which may make twice as many trials, need to reach the best value of the one.
+Run ``python benchmarks/lazy_gp_parallel.py [--pause 2] [--trials 24] [--seeds 0 1 2]``. A stand-in for ``train.py``
+sleeps and reports a bowl; each study is made by ``python -m tuner.worker`` processes on a journal file. It prints the
+time that four workers, which may make twice as many trials, need to reach the best value of the one.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,10 +35,10 @@ loss = sum((value - best) ** 2 for value, best in zip(values, (0.3, 0.6, 0.45)))
 """
 
 
-def timeline(workers: int, pause: float, trials: int) -> list[tuple[float, float]]:
+def timeline(workers: int, pause: float, trials: int, seed: int) -> list[tuple[float, float]]:
     """Seconds since the first trial began, and the value, of each finished trial."""
     space = {f"a.{name}": {"type": "float", "low": 0, "high": 1} for name in "xyz"}
-    sampler = {"class_path": "tuner.LazyGPSampler", "init_args": {"seed": 0}}
+    sampler = {"class_path": "tuner.LazyGPSampler", "init_args": {"seed": seed}}
     settings = TuneSettings.from_dict({"space": space, "monitor": "loss", "n_trials": trials, "sampler": sampler})
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "train.py").write_text(STAND_IN, encoding="utf-8")
@@ -57,28 +58,33 @@ def timeline(workers: int, pause: float, trials: int) -> list[tuple[float, float
         return sorted(ends)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pause", type=float, default=2.0)
-    parser.add_argument("--trials", type=int, default=24)
-    options = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    one = timeline(1, options.pause, options.trials)
-    four = timeline(4, options.pause, 2 * options.trials)
+def compare(pause: float, trials: int, seed: int) -> float:
+    """Print the times of one worker and of four; returns their ratio at the best value of the one."""
+    one = timeline(1, pause, trials, seed)
+    four = timeline(4, pause, 2 * trials, seed)
     for level in (1e-2, 1e-3, 1e-4):
         times = [next((seconds for seconds, value in line if value <= level), float("inf")) for line in (one, four)]
         print(f"value {level:g}: {times[0]:.1f} s and {times[1]:.1f} s, {times[1] / times[0]:.2f}")
     best = min(value for _, value in one)
     needed = next(seconds for seconds, value in one if value == best)
-    reached = next((seconds for seconds, value in four if value <= best), None)
+    reached = next((seconds for seconds, value in four if value <= best), float("inf"))
     print(f"one worker: best {best:.3g} after {needed:.1f} s, {len(one)} trials in {one[-1][0]:.1f} s")
     print(f"four workers: best {min(v for _, v in four):.3g}, {len(four)} trials in {four[-1][0]:.1f} s")
-    as_many = four[options.trials - 1][0]
+    as_many = four[trials - 1][0]
     print(f"as many trials: {as_many:.1f} s, {as_many / one[-1][0]:.2f} of the time of one worker")
-    if reached is None:
-        print("four workers did not reach that best within twice as many trials")
-    else:
-        print(f"the same best: {reached:.1f} s, {reached / needed:.2f} of the time of one worker")
+    print(f"seed {seed}, the same best: {reached:.1f} s, {reached / needed:.2f} of the time of one worker", flush=True)
+    return reached / needed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pause", type=float, default=2.0)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    ratios = [compare(options.pause, options.trials, seed) for seed in options.seeds]
+    print(f"the same best, median of {len(ratios)} seeds: {statistics.median(ratios):.2f} of the time of one worker")
 
 
 if __name__ == "__main__":

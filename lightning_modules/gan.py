@@ -256,6 +256,7 @@ class GAN(LightningModule):
             self.step(minibatches[start : start + self.accumulate])
         if self.finished:
             self.trainer.should_stop = True
+            self.trainer.check_val_every_n_epoch = 1  # the last weights are looked at, whatever epoch they fall in
 
     @property
     def finished(self) -> bool:

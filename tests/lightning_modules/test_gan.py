@@ -85,9 +85,14 @@ def test_players_take_their_turns_on_minibatches():
 
 def test_training_ends_after_the_generator_steps_that_were_asked_for():
     model = gan(minibatch=4, max_generator_steps=5)
-    trainer = fit(model, max_epochs=-1)
+    looked_at = []
+    model.on_validation_end = lambda: looked_at.append(model.generator_steps)
+    data = loader()
+    trainer = Trainer(max_epochs=-1, check_val_every_n_epoch=10, enable_checkpointing=False, **QUIET)
+    trainer.fit(model, data, data)
     assert model.generator_steps == 5
     assert trainer.current_epoch <= 1
+    assert looked_at[-1] == 5  # the last weights, in an epoch that would not be validated
 
 
 def test_a_step_of_one_player_leaves_the_other_alone():

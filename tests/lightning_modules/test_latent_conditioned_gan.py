@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from callbacks import SeedPerRank
 from datamodules import DigitsDataModule
 from lightning_modules import ContrastiveEmbedding, ImageClassifier, LatentConditionedGAN
 from lightning_modules.contrastive_embedding import Views
+from train import load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found .* module")
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -218,3 +220,30 @@ def test_the_judge_measures_and_stays_out_of_the_checkpoint(tmp_path):
 def test_mistakes_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         gan(**options)
+
+
+def test_from_the_command_line_to_a_notebook(cli):
+    """Stage one is reused from a checkpoint, predict takes the last one where no best is kept, load_run rebuilds it."""
+    recipe = ["--model=LatentConditionedGAN", "--model.encoder=ContrastiveEmbedding", "--model.latent_size=4"]
+    recipe += ["--model.encoder.backbone=small_cnn", "--model.encoder.backbone_kwargs={width: 4}"]
+    recipe += ["--model.encoder.image_size=32", "--model.generator_width=4", "--model.critic_width=4"]
+    recipe += ["--data=DigitsDataModule", "--data.image_size=32", "--data.train=100", "--data.batch_size=50"]
+    recipe += ["--data.num_workers=0", "--trainer.limit_val_batches=0", "--trainer.enable_model_summary=false"]
+    cli("fit", *recipe, "--model.encoder_epochs=1", "--trainer.max_epochs=3", "--experiment=whole")
+    (run,) = Path("runs/whole").iterdir()
+    model = load_run(run)
+    assert isinstance(model, LatentConditionedGAN)
+    assert not model.training
+    assert model.generator_steps == 2
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    drawn = ["--trainer.limit_predict_batches=2", "--trainer.callbacks+=SampleGrid"]
+    cli("predict", *recipe, *drawn, "--experiment=whole")
+    (predicted,) = Path("runs/whole").glob("*-predict")
+    assert len(list((predicted / "samples").glob("*.png"))) == 100
+    reused = [f"--model.encoder.weights={run}/checkpoints/last.ckpt", "--model.encoder_epochs=0"]
+    again = cli("fit", *recipe, *reused, "--trainer.max_epochs=2", "--experiment=again").model
+    images, _ = some_images()
+    torch.testing.assert_close(again.eval().encoder.embed(images), model.encoder.embed(images))
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml does not exist: give the folder of a finished fit"):
+        load_run("runs")
