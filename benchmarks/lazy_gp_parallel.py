@@ -72,7 +72,9 @@ def compare(pause: float, trials: int, seed: int) -> float:
     print(f"four workers: best {min(v for _, v in four):.3g}, {len(four)} trials in {four[-1][0]:.1f} s")
     as_many = four[trials - 1][0]
     print(f"as many trials: {as_many:.1f} s, {as_many / one[-1][0]:.2f} of the time of one worker")
-    print(f"seed {seed}, the same best: {reached:.1f} s, {reached / needed:.2f} of the time of one worker", flush=True)
+    share = f"{reached:.1f} s, {reached / needed:.2f} of the time of one worker"
+    said = share if reached < float("inf") else "not reached within twice as many trials"
+    print(f"seed {seed}, the same best: {said}", flush=True)
     return reached / needed
 
 

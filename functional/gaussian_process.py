@@ -189,6 +189,10 @@ class GaussianProcess:
         root = np.sqrt(np.maximum(1 - (solved**2).sum(axis=0), 1e-14))
         return trend.mean + covariance @ weights, root[:, None] * np.sqrt(trend.amplitude)
 
+    def mean(self, x: Array, trend: Trend, weights: Array) -> Array:
+        """Posterior mean ``(b, p)`` at points, in O(n) for each; arguments as for :meth:`posterior`."""
+        return trend.mean + matern(x, self._x[: len(self)], self.length_scales) @ weights
+
     def candidate_posterior(self, trend: Trend | None = None) -> tuple[Array, Array]:
         """Mean and deviation ``(m, p)`` at the candidates, from running sums."""
         mean, amplitude = trend or self.trend()

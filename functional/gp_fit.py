@@ -53,7 +53,7 @@ def subsample(values: Array, most: int, seed: int) -> NDArray[np.intp]:
 
 
 def fit_hyperparameters(
-    x: Array, y: Array, start: Hyperparameters, isotropic: bool = False, least_noise: float = 1e-6
+    x: Array, y: Array, start: Hyperparameters, isotropic: bool = False, least_noise: float = 1e-6, quick: bool = False
 ) -> Hyperparameters:
     """Maximise the posterior of length scales and noise, from where they were and from the middle of the prior.
 
@@ -66,6 +66,7 @@ def fit_hyperparameters(
         start: where to begin.
         isotropic: one length scale for all dimensions.
         least_noise: bound from below.
+        quick: one search of few steps, from ``start`` only.
 
     Returns:
         The best of the searches; ``start`` if the values are all equal.
@@ -87,8 +88,10 @@ def fit_hyperparameters(
         return -value, -gradient
 
     best, lowest = start, np.inf
-    for begin in (start, prior_hyperparameters(dimensions), prior_hyperparameters(dimensions, 0.03)):
-        found = minimize(cost, vector(begin), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40})
+    begins = (start, prior_hyperparameters(dimensions), prior_hyperparameters(dimensions, 0.03))
+    options = {"maxiter": 15 if quick else 40}
+    for begin in begins[:1] if quick else begins:
+        found = minimize(cost, vector(begin), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         if found.fun < lowest:
             lowest = found.fun
             lengths = np.broadcast_to(np.exp(found.x[:-1]), (dimensions,)).copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import importlib.util
@@ -100,7 +101,10 @@ def _forked_fit(arguments: list[str], environment: dict[str, str], log: str, fol
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = ["train.py", "fit", *arguments]
-    importlib.import_module("train").console()  # in the process of the trial only: the worker never imports it
+    try:
+        importlib.import_module("train").console()  # in the process of the trial only: the worker never imports it
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out, and W&B writes its file there
 
 
 def _die_with_parent() -> None:

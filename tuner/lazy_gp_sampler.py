@@ -18,8 +18,10 @@ from scipy.stats import qmc
 from threadpoolctl import ThreadpoolController
 
 from functional.gp_fit import Hyperparameters
+from functional.output_warp import IDENTITY, Warp
+from tuner.acquisition_search import Acquisition
 from tuner.encoding import Encoding
-from tuner.surrogate import Lag, Observation, Surrogate
+from tuner.surrogate import Fit, Lag, Observation, Purpose, Surrogate
 
 __all__ = ["LOST", "LazyGPSampler"]
 
@@ -28,7 +30,7 @@ LOST = "lazy_gp:lost"
 _PROPOSAL = "lazy_gp:proposal"
 _CHUNK = 2000  # characters that a relational storage takes in one attribute
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_STALL = 10
+_PURPOSES: tuple[Purpose, ...] = ("improve", "improve much", "elsewhere")  # in turn, once a search has stalled
 
 
 class LazyGPSampler(BaseSampler):
@@ -37,7 +39,8 @@ class LazyGPSampler(BaseSampler):
     Storage, distribution over processes and machines, resumption, pruning and constraints are Optuna's. Every process
     keeps a factor of its own in step with the storage; fits are kept in the study (user attributes ``lazy_gp:...``) so
     that all processes use the same. In one process with a seed, a suggestion depends on the seed, the number of the
-    trial and the finished trials only, so an interrupted study goes on as it would have.
+    trial and the finished trials only, so an interrupted study goes on as it would have. Values are modelled on a
+    logarithmic scale wherever that is likelier.
 
     Args:
         lag: trials after which length scales and noise are fitted anew (1: always, the naive method); ``geometric``:
@@ -50,6 +53,8 @@ class LazyGPSampler(BaseSampler):
             scheme; with 1 each suggestion has a search of its own that knows of the running trials.
         failed: take failed trials for the ``worst`` value seen, so that they are not repeated, or ``ignore`` them.
         pruned: take pruned trials for their ``last`` reported value, or ``ignore`` them.
+        leave_basins: once the last trials have brought nothing, one in three looks for more than a small improvement,
+            and one in three outside of the basins that have been searched; false as in the paper.
         seed: of all random draws; a fresh one if None.
         search_space: distributions by name, where they are known before the first trial; otherwise that one's
             parameters come from ``independent_sampler``.
@@ -67,12 +72,13 @@ class LazyGPSampler(BaseSampler):
         self,
         lag: Lag = "geometric",
         n_startup_trials: int = 10,
-        acquisition: Literal["log_ei", "ei"] = "log_ei",
+        acquisition: Acquisition = "log_ei",
         xi: float = 0.0,
         isotropic: bool = False,
         local_maxima: int = 1,
         failed: Literal["worst", "ignore"] = "worst",
         pruned: Literal["last", "ignore"] = "last",
+        leave_basins: bool = True,
         seed: int | None = None,
         search_space: Mapping[str, BaseDistribution] | None = None,
         independent_sampler: BaseSampler | None = None,
@@ -91,7 +97,7 @@ class LazyGPSampler(BaseSampler):
             raise ValueError(f"failed={failed!r} must be 'worst' or 'ignore', pruned={pruned!r} 'last' or 'ignore'.")
         self.lag, self.n_startup_trials, self.acquisition, self.xi = lag, n_startup_trials, acquisition, xi
         self.isotropic, self.local_maxima, self.failed, self.pruned = isotropic, local_maxima, failed, pruned
-        self.search_space, self.patience = dict(search_space or {}), patience
+        self.leave_basins, self.search_space, self.patience = leave_basins, dict(search_space or {}), patience
         self._independent = independent_sampler or RandomSampler(seed=seed)
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._threads = ThreadpoolController()
@@ -208,13 +214,18 @@ class LazyGPSampler(BaseSampler):
                 return encoding.snap(sobol.random(trial.number + 1)[-1:])[0]
         key = f"lazy_gp:{','.join(names)}"
 
-        def load(size: int) -> Hyperparameters | None:
+        def load(size: int) -> Fit | None:
             stored = study.user_attrs.get(f"{key}:{size}")
-            return Hyperparameters(np.array(stored["length_scales"]), stored["noise"]) if stored else None
+            if not stored:
+                return None
+            scales = Hyperparameters(np.array(stored["length_scales"]), stored["noise"])
+            return Fit(scales, Warp(*stored["warp"]) if stored.get("warp") else IDENTITY)
 
-        def save(size: int, fitted: Hyperparameters) -> None:
+        def save(size: int, fitted: Fit) -> None:
+            (scales, noise), warp = fitted
+            logarithmic = None if warp == IDENTITY else list(warp)
             study.set_user_attr(
-                f"{key}:{size}", {"length_scales": fitted.length_scales.tolist(), "noise": fitted.noise}
+                f"{key}:{size}", {"length_scales": scales.tolist(), "noise": noise, "warp": logarithmic}
             )
 
         surrogate.update(observations, load, save)
@@ -226,20 +237,10 @@ class LazyGPSampler(BaseSampler):
             if not len(pending_points) or np.abs(pending_points - point).max(axis=1).min() > 1e-9:
                 return point
         rng = np.random.default_rng([self._seed, 2, trial.number])
-        explore = self._exploration(surrogate, trial.number)
-        found = surrogate.suggest(pending_points, rng, self.local_maxima, explore)
+        purpose = _PURPOSES[trial.number % 3] if self.leave_basins and surrogate.stalled() else "improve"
+        found = surrogate.suggest(pending_points, rng, self.local_maxima, purpose)
         queue += found[1:]
         return found[0]
-
-    def _exploration(self, surrogate: Surrogate, number: int) -> float:
-        """Margin of improvement for a search that has stalled: every other suggestion then looks farther away."""
-        values = surrogate.values
-        if len(values) <= _STALL + self.n_startup_trials:
-            return 0.0
-        before, now = values[:-_STALL].min(), values.min()
-        spread = float(np.median(values)) - now
-        stalled = before - now <= 1e-3 * max(spread, 0.0)
-        return 0.1 if stalled and number % 2 else 0.0
 
     def _observations(self, study: Study, encoding: Encoding, surrogate: Surrogate) -> list[Observation]:
         """Finished trials of a group that its model does not know yet, in the order of their numbers."""

@@ -5,31 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from scipy.stats import qmc
 
-from functional.box_search import maximise_in_box
-from functional.expected_improvement import (
-    expected_improvement,
-    log_expected_improvement,
-    log_probability_below,
-)
-from functional.gaussian_process import GaussianProcess, Trend
+from functional.basins import has_stalled, searched, spread, uncrowded
+from functional.gaussian_process import GaussianProcess
 from functional.gp_fit import Hyperparameters, fit_hyperparameters, prior_hyperparameters, subsample
-from functional.matern import matern
+from functional.output_warp import IDENTITY, Warp, fit_warped
+from tuner.acquisition_search import Acquisition, AcquisitionSearch, unseen
 from tuner.encoding import Encoding
 
-__all__ = ["Lag", "Observation", "Surrogate"]
+__all__ = ["Fit", "Lag", "Observation", "Purpose", "Surrogate"]
 
 Array = NDArray[np.float64]
 Lag = int | Literal["geometric", "never"]
+Purpose = Literal["improve", "improve much", "elsewhere"]
 _CANDIDATES = 1024
 _FIT_ON = 256  # observations at most
-_STARTS = 6
-_SAME = 1e-9  # distance in the unit cube below which two points are one
+_ELSEWHERE_ON = 128  # observations at most of the model without the basins that were searched
+_MUCH = 0.1  # improvement, as a share of the deviation of the values
+
+
+class Fit(NamedTuple):
+    """What is fitted now and then: length scales and noise, and the scale on which values are modelled."""
+
+    hyperparameters: Hyperparameters
+    warp: Warp
 
 
 @dataclass
@@ -68,25 +73,26 @@ class Surrogate:
         encoding: Encoding,
         lag: Lag = "geometric",
         first_fit: int = 10,
-        acquisition: Literal["log_ei", "ei"] = "log_ei",
+        acquisition: Acquisition = "log_ei",
         xi: float = 0.0,
         isotropic: bool = False,
         seed: int = 0,
     ) -> None:
         self.encoding, self.lag, self.first_fit, self.seed = encoding, lag, first_fit, seed
         self.acquisition, self.xi, self.isotropic = acquisition, xi, isotropic
-        self.hyperparameters = prior_hyperparameters(encoding.dimensions)
+        self.hyperparameters, self.warp = Fit(prior_hyperparameters(encoding.dimensions), IDENTITY)
         self.process: GaussianProcess | None = None
         self.fitted_at = -1
         self.observations: list[Observation] = []
-        self.values: Array = np.empty(0)  # of the observations, as the model sees them
+        self.values: Array = np.empty(0)  # of the observations, absurd ones brought near
         self.known: set[int] = set()
+        self._coarse: tuple[int, Hyperparameters] = (-1, self.hyperparameters)
 
     def update(
         self,
         observations: Sequence[Observation],
-        load: Callable[[int], Hyperparameters | None] = lambda size: None,
-        save: Callable[[int, Hyperparameters], None] = lambda size, fitted: None,
+        load: Callable[[int], Fit | None] = lambda size: None,
+        save: Callable[[int, Fit], None] = lambda size, fitted: None,
     ) -> None:
         """Take in what is new; refit if that is due.
 
@@ -100,31 +106,37 @@ class Surrogate:
         self.known |= {item.number for item in new}
         due = self._due(len(self.observations))
         targets = self._targets()
-        self.values, outputs = targets[:, 0], targets.shape[1]
-        if self.process is None or due != self.fitted_at or outputs != self.process.outputs:
+        self.values = targets[:, 0].copy()
+        build = self.process is None or due != self.fitted_at or targets.shape[1] != self.process.outputs
+        if build:
             if due != self.fitted_at and self.lag != "never" and due >= self.first_fit:
                 stored = load(due)
-                self.hyperparameters = stored or self._fit(targets[:, 0], due)
+                self.hyperparameters, self.warp = stored or self._fit(due)
                 if stored is None:
-                    save(due, self.hyperparameters)
+                    save(due, Fit(self.hyperparameters, self.warp))
             self.fitted_at = due
-            self._build(outputs)
+            self._build(targets.shape[1])
             new = self.observations
-        elif not np.array_equal(self.process.targets, targets[: len(self.process.targets)]):
-            self.process.replace_targets(targets[: len(self.process.targets)])  # the worst value has changed
+        targets[:, 0] = self.warp.apply(self.values)
         process = self.process
         assert process is not None
+        if not build and not np.array_equal(process.targets, targets[: process.observed]):
+            process.replace_targets(targets[: process.observed])  # the worst value has changed
         if new:
             process.append(np.array([item.point for item in new]), targets[-len(new) :])
 
-    def suggest(self, pending: Array, rng: np.random.Generator, count: int = 1, explore: float = 0.0) -> list[Array]:
+    def suggest(
+        self, pending: Array, rng: np.random.Generator, count: int = 1, purpose: Purpose = "improve"
+    ) -> list[Array]:
         """Points to try, the most promising first.
 
         Args:
             pending: points that are being tried, shape ``(k, dimensions)``.
             rng: for starts of the search.
             count: most points to return: distinct local maxima, none of them penalised for the others.
-            explore: improvement that does not count, on top of ``xi``, as a share of the deviation of the values.
+            purpose: ``improve`` upon the best; ``improve much``, a tenth of the deviation of the values at least, so
+                that the search goes some way; ``elsewhere``, improve upon the best outside of the basins that have been
+                searched, if there are any.
 
         Returns:
             At least one point; it is one that was tried before only if there are no others left.
@@ -132,35 +144,42 @@ class Surrogate:
         process = self.process
         assert process is not None
         process.forget_pending()
-        if len(pending):
+        usable = self._usable()
+        other = self._elsewhere(pending, usable) if purpose == "elsewhere" else None
+        if other is not None:
+            process, usable = other
+        elif len(pending):
             process.append_pending(pending)
-        trend, weights = process.trend(), process.weights()
-        best = self._best(process, trend)
-        margin = (self.xi + explore) * float(np.sqrt(trend.amplitude[0]))
+        best, anchors = _best(process, usable)
+        margin = self.xi + (_MUCH if purpose == "improve much" else 0.0)
+        search = AcquisitionSearch(self.encoding, process, best, margin, self.acquisition)
+        tops, others = search.maximise(anchors, rng, count)
+        spare = self.encoding.snap(rng.random((256, self.encoding.dimensions)))
+        taken = np.concatenate([np.array([item.point for item in self.observations]), pending])
+        return unseen(tops, np.concatenate([others, spare]), taken, count)
 
-        def score(mean: Array, deviation: Array) -> tuple[Array, Array, Array]:
-            return self._score(mean, deviation, best, margin, float(np.sqrt(trend.amplitude[0])))
+    def stalled(self) -> bool:
+        """Whether the last trials brought no improvement worth the name."""
+        seen = self._seen(self._usable())
+        return has_stalled(seen, self._patience(), spread(seen))
 
-        def value(points: Array) -> Array:
-            return score(*process.predict(points, trend, weights))[0]
+    def state(self) -> dict[str, Any]:
+        """Size at the last fit, and what it gave, for reports."""
+        lengths, noise = self.hyperparameters
+        return {"fitted_at": self.fitted_at, "length_scales": lengths.tolist(), "noise": noise}
 
-        def climb(points: Array) -> tuple[Array, Array]:
-            found = process.posterior(points, trend, weights)
-            values, by_mean, by_deviation = score(found.mean, found.deviation)
-            gradient = np.einsum("bp,bpd->bd", by_mean, found.mean_gradient)
-            return values, gradient + np.einsum("bp,bpd->bd", by_deviation, found.deviation_gradient)
+    def _patience(self) -> int:
+        """Evaluations after which a basin without improvement is taken to be searched."""
+        return max(10, 2 * self.encoding.dimensions)
 
-        near = self._near_the_best(rng)
-        points = np.concatenate([process.candidates, near])
-        values = np.concatenate([score(*process.candidate_posterior(trend))[0], value(near)])
-        starts = self._spread(points, values, _STARTS if count == 1 else max(_STARTS, 3 * count))
-        tops, heights = points[starts], values[starts]
-        if self.encoding.movable.any():
-            tops, heights = maximise_in_box(climb, tops, self.encoding.movable)
-        if not self.encoding.movable.all():
-            tops, heights = self._step_through_discrete(tops, heights, value, climb)
-        order = np.argsort(-heights, kind="stable")
-        return self._unseen(tops[order], points[np.argsort(-values, kind="stable")], pending, count, rng)
+    def _seen(self, usable: NDArray[np.bool_]) -> Array:
+        """Values of the observations, those that are no use the worst, ``(n,)``."""
+        return np.where(usable, self.values, self.values.max())
+
+    def _usable(self) -> NDArray[np.bool_]:
+        """Observations that did not fail and meet the constraints, ``(n,)``."""
+        met = [all(value <= 0 for value in item.constraints) for item in self.observations]
+        return np.array([item.value is not None for item in self.observations]) & np.array(met, bool)
 
     def _due(self, size: int) -> int:
         """Size of the schedule that is current for a number of observations; 0 before the first."""
@@ -188,18 +207,18 @@ class Surrogate:
         count = max((len(item.constraints) for item in self.observations), default=0)
         table = np.full((len(values), 1 + count), np.nan)
         table[:, 0] = values
-        for row, item in enumerate(self.observations):
+        for row, item in enumerate(self.observations if count else ()):
             table[row, 1 : 1 + len(item.constraints)] = np.clip(item.constraints, -1e6, 1e6)
         for column in range(1, 1 + count):  # not told, e.g. of a failure: as bad as the worst that is
             told = table[~np.isnan(table[:, column]), column]
             table[np.isnan(table[:, column]), column] = told.max()
         return table
 
-    def _fit(self, values: Array, seed: int) -> Hyperparameters:
+    def _fit(self, seed: int) -> Fit:
         kept = np.array([item.value is not None for item in self.observations])
-        points = np.array([item.point for item in self.observations])[kept]
-        rows = subsample(values[kept], _FIT_ON, self.seed + seed)
-        return fit_hyperparameters(points[rows], values[kept][rows], self.hyperparameters, self.isotropic)
+        points, values = np.array([item.point for item in self.observations])[kept], self.values[kept]
+        rows = subsample(values, _FIT_ON, self.seed + seed)
+        return Fit(*fit_warped(points[rows], values[rows], self.hyperparameters, self.isotropic))
 
     def _build(self, outputs: int) -> None:
         """A process without observations, with candidates of its own."""
@@ -209,97 +228,58 @@ class Surrogate:
         lengths, noise = self.hyperparameters
         self.process = GaussianProcess(lengths, noise, outputs, np.unique(candidates, axis=0))
 
-    def _best(self, process: GaussianProcess, trend: Trend) -> float | None:
-        """Least fitted value that meets the constraints; None if none does."""
-        fitted = process.fitted(trend)[:, 0]
-        usable = np.array([item.value is not None for item in self.observations])
-        usable &= (process.targets[:, 1:] <= 0).all(axis=1)
-        return float(fitted[usable].min()) if usable.any() else None
+    def _elsewhere(self, pending: Array, usable: NDArray[np.bool_]) -> tuple[GaussianProcess, NDArray[np.bool_]] | None:
+        """A model to which the searched basins are places where one has been, without what was found there.
 
-    def _score(
-        self, mean: Array, deviation: Array, best: float | None, margin: float, unit: float
-    ) -> tuple[Array, Array, Array]:
-        """Acquisition ``(b,)`` and its derivatives by means and deviations, ``(b, p)``."""
-        by_mean, by_deviation = np.zeros_like(mean), np.zeros_like(deviation)
-        value = np.zeros(len(mean))
-        if best is not None and self.acquisition == "ei":
-            value, by_mean[:, 0], by_deviation[:, 0] = expected_improvement(mean[:, 0], deviation[:, 0], best, margin)
-            value, by_mean, by_deviation = value / unit, by_mean / unit, by_deviation / unit
-        elif best is not None:
-            value, by_mean[:, 0], by_deviation[:, 0] = log_expected_improvement(
-                mean[:, 0], deviation[:, 0], best, margin
-            )
-        for column in range(1, mean.shape[1]):
-            met = log_probability_below(mean[:, column], deviation[:, column])
-            if best is not None and self.acquisition == "ei":
-                chance = np.exp(met[0])
-                by_mean, by_deviation = by_mean * chance[:, None], by_deviation * chance[:, None]
-                value = value * chance
-                met = (met[0], met[1] * value, met[2] * value)
-            else:
-                value = value + met[0]
-            by_mean[:, column], by_deviation[:, column] = met[1], met[2]
-        return value, by_mean, by_deviation
+        Its length scales are those of the other points: a basin tells which parameters matter in it, not elsewhere.
 
-    def _near_the_best(self, rng: np.random.Generator) -> Array:
-        """The two best points, moved by shares of the length scales."""
-        best = np.argsort(self.values, kind="stable")[:2]
-        anchors = np.array([self.observations[row].point for row in best])
-        sizes = np.repeat([0.3, 0.1, 0.03], 4)[:, None] * np.minimum(self.hyperparameters.length_scales, 1.0)
-        moves = sizes * rng.standard_normal((len(anchors), *sizes.shape))
-        points = np.clip(anchors[:, None] + moves, 0.0, 1.0).reshape(-1, self.encoding.dimensions)
-        return self.encoding.snap(points)
+        Returns:
+            The process and which of its points are usable; None if no basin has been searched, or all were.
+        """
+        process = self.process
+        assert process is not None
+        rows = uncrowded(process.points, np.where(usable, self.values, np.inf))
+        rows = rows[subsample(np.arange(float(len(rows))), _ELSEWHERE_ON, self.seed + self.fitted_at)]
+        points, values = process.points[rows], self.values[rows]
+        whole = GaussianProcess(*self._coarse_fit())
+        whole.append(points, values[:, None])
+        trend = whole.trend()
+        weights = whole.weights(trend)
+        gone = searched(
+            points,
+            whole.fitted(trend)[:, 0],
+            lambda at: whole.mean(at, trend, weights)[:, 0],
+            self._seen(usable),
+            cdist(process.points, points).argmin(axis=1),
+            self._patience(),
+        )
+        left = rows[~gone]
+        if not gone.any() or usable[left].sum() < 2:
+            return None
+        lengths, noise = self._quick_fit(process.points[left], self.values[left])
+        other = GaussianProcess(lengths, noise, process.outputs, process.candidates[::2])
+        other.append(process.points[left], np.column_stack([self.values[left], process.targets[left, 1:]]))
+        other.append_pending(np.concatenate([points[gone], pending]))
+        return other, usable[left]
 
-    def _spread(self, points: Array, values: Array, count: int) -> list[int]:
-        """Rows of high values that are not close to one another."""
-        chosen: list[int] = []
-        order = np.argsort(-values, kind="stable")
-        for row in order[: 40 * count]:
-            close = matern(points[row : row + 1], points[chosen], self.hyperparameters.length_scales)
-            if not (close > 0.9).any():
-                chosen.append(int(row))
-            if len(chosen) == count:
-                break
-        return chosen
+    def _coarse_fit(self) -> Hyperparameters:
+        """For what there was at the last fit, the crowds left out."""
+        if self._coarse[0] != self.fitted_at:
+            known = self.observations[: max(self.fitted_at, 2)]
+            points, values = np.array([item.point for item in known]), self.values[: len(known)]
+            rows = uncrowded(points, values)[:_ELSEWHERE_ON]
+            self._coarse = self.fitted_at, self._quick_fit(points[rows], values[rows])
+        return self._coarse[1]
 
-    def _step_through_discrete(
-        self,
-        tops: Array,
-        heights: Array,
-        value: Callable[[Array], Array],
-        climb: Callable[[Array], tuple[Array, Array]],
-    ) -> tuple[Array, Array]:
-        """Change one discrete parameter at a time while that gains, then the continuous ones again."""
-        for row in np.argsort(-heights, kind="stable")[:3]:
-            for _ in range(10):
-                around = self.encoding.neighbours(tops[row])
-                if not len(around):
-                    break
-                found = value(around)
-                if found.max() <= heights[row] + 1e-9:
-                    break
-                tops[row], heights[row] = around[found.argmax()], found.max()
-        if self.encoding.movable.any():
-            tops, heights = maximise_in_box(climb, tops, self.encoding.movable, evaluations=15)
-        return tops, heights
+    def _quick_fit(self, points: Array, values: Array) -> Hyperparameters:
+        start = prior_hyperparameters(self.encoding.dimensions)
+        if self.lag == "never":
+            return start
+        return fit_hyperparameters(points, values, start, self.isotropic, quick=True)
 
-    def _unseen(self, tops: Array, others: Array, pending: Array, count: int, rng: np.random.Generator) -> list[Array]:
-        """The first points that were not tried yet and are not being tried."""
-        taken = np.concatenate([np.array([item.point for item in self.observations]), pending])
-        chosen: list[Array] = []
-        spare = self.encoding.snap(rng.random((256, self.encoding.dimensions)))
-        for index, point in enumerate(np.concatenate([tops, others, spare])):
-            if len(chosen) == count or (chosen and index >= len(tops)):
-                break
-            known = np.concatenate([taken, np.array(chosen)]) if chosen else taken
-            apart = _SAME if len(chosen) == 0 else 1e-2  # climbs that end on one summit are one local maximum
-            if np.abs(known - point).max(axis=1).min() > _SAME and (
-                not chosen or np.abs(np.array(chosen) - point).max(axis=1).min() > apart
-            ):
-                chosen.append(point)
-        return chosen or [tops[0]]  # a discrete space of which everything was tried
 
-    def state(self) -> dict[str, Any]:
-        """Size at the last fit, and what it gave, for reports."""
-        lengths, noise = self.hyperparameters
-        return {"fitted_at": self.fitted_at, "length_scales": lengths.tolist(), "noise": noise}
+def _best(process: GaussianProcess, usable: NDArray[np.bool_]) -> tuple[float | None, Array]:
+    """Least fitted value among the usable points, None if there is none, and the two points of least value."""
+    fitted = process.fitted()[:, 0]
+    anchors = process.points[np.argsort(process.targets[:, 0], kind="stable")[:2]]
+    return (float(fitted[usable].min()) if usable.any() else None), anchors

@@ -51,6 +51,18 @@ class Worker:
         self.settings, self.study, self.folder = settings, study, folder
         self.experiment, self.arguments = experiment, list(arguments)
         self._end = time.monotonic() + 3600 * settings.hours if settings.hours is not None else None
+        self._interrupted = False
+
+    def interrupt(self, *_: object) -> None:
+        """Handler of a signal to stop.
+
+        It also leaves a note: what is raised while Python forks a trial is printed and lost.
+
+        Raises:
+            KeyboardInterrupt: always.
+        """
+        self._interrupted = True
+        raise KeyboardInterrupt
 
     def run(self) -> None:
         """Work until the study is done.
@@ -123,6 +135,8 @@ class Worker:
         reports: list[float] = []
         stopped, beat, running = False, time.monotonic(), True
         while running:
+            if self._interrupted:
+                raise KeyboardInterrupt
             running = process.poll() is None
             for step, value in _read_reports(channel)[len(reports) :]:
                 reports.append(value)
@@ -197,12 +211,13 @@ def main() -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
     settings = TuneSettings.from_dict(content["tune"])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for number in (signal.SIGINT, signal.SIGTERM):  # the first is ignored by what a shell started in the background
-        signal.signal(number, signal.default_int_handler)
     sys.path.insert(0, os.getcwd())
     study = open_study(settings, file.parent, content["experiment"])
+    worker = Worker(settings, study, file.parent, content["experiment"], content["arguments"])
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first is ignored by what a shell started in the background
+        signal.signal(number, worker.interrupt)
     try:
-        Worker(settings, study, file.parent, content["experiment"], content["arguments"]).run()
+        worker.run()
     except KeyboardInterrupt:
         sys.exit(130)
     except (RuntimeError, ValueError) as error:

@@ -144,7 +144,7 @@ def test_plots_have_a_panel_for_history_importance_and_each_parameter():
 @pytest.mark.slow
 def test_a_study_trains_goes_on_and_leaves_a_config_for_fit(capsys, monkeypatch):
     space = {LR: {"type": "float", "low": 1e-3, "high": 0.5, "log": True}}
-    arguments = write(space=space, preload=True)
+    arguments = [*write(space=space, preload=True), "-c", str(ROOT / "configs/logger/wandb.yaml")]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for trials in (2, 3):  # the same command again goes on
         tune([*arguments, f"--tune.n_trials={trials}"], resolved_config)
@@ -158,6 +158,7 @@ def test_a_study_trains_goes_on_and_leaves_a_config_for_fit(capsys, monkeypatch)
         assert chosen == pytest.approx(table.loc[table["number"] == number, f"params_{LR}"].item())
         logged = pd.read_csv(run / "csv/metrics.csv")["val/accuracy"].max()
         assert logged == pytest.approx(value, abs=1e-6)
+    _wandb_has_one_group("search", runs=3)
     best = yaml.safe_load(Path("runs/search/study/best.yaml").read_text())
     row = table.loc[table["value"].idxmax()]
     assert best["model"]["init_args"]["optimizer"]["init_args"]["lr"] == pytest.approx(row[f"params_{LR}"])
@@ -169,13 +170,8 @@ def test_a_study_trains_goes_on_and_leaves_a_config_for_fit(capsys, monkeypatch)
         tune(other, resolved_config)
 
 
-@pytest.mark.slow
-def test_wandb_groups_the_trials_of_a_study(monkeypatch):
-    space = {LR: {"type": "float", "low": 1e-3, "high": 0.5, "log": True}}
-    arguments = [*write(space=space, preload=True), "-c", str(ROOT / "configs/logger/wandb.yaml")]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    tune([*arguments, "--tune.study_name", "learning rates"], resolved_config)
-    files = sorted(Path("runs/search/trials").glob("*/*/wandb/offline-run-*/run-*.wandb"))
-    runs = [record.run for file in files for record in wandb_records(file) if record.run.run_id]
-    assert len({run.run_id for run in runs}) == 2
-    assert {run.run_group for run in runs} == {"learning rates"}
+def _wandb_has_one_group(name, runs):
+    files = Path("runs/search/trials").glob("*/*/wandb/offline-run-*/run-*.wandb")
+    records = [record.run for file in files for record in wandb_records(file) if record.run.run_id]
+    assert len({run.run_id for run in records}) == runs
+    assert {run.run_group for run in records} == {name}
