@@ -30,6 +30,8 @@ def validations(run: Path) -> pd.DataFrame:
     """One row per validation with a distance, with the generator's steps taken by then, over all parts of a run."""
     parts = [pd.read_csv(file) for file in sorted(run.glob("csv*/metrics.csv"))]
     log = pd.concat(parts, ignore_index=True)
+    if "val/distance" not in log:
+        raise SystemExit(f"{run}: no validation with a judge yet.")
     log["generator_step"] = log["generator_step"].ffill()
     rows = log[log["val/distance"].notna() & (log["val/distance"] < float("inf"))]
     return rows.rename(columns=lambda name: name.removeprefix("val/").partition("[")[0]).reset_index(drop=True)

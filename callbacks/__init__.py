@@ -4,6 +4,7 @@ from callbacks.adversarial_training import AdversarialTraining
 from callbacks.bias_probe import BiasProbe
 from callbacks.corruption_benchmark import CorruptionBenchmark
 from callbacks.cross_generator_matrix import CrossGeneratorMatrix
+from callbacks.edit_writer import EditWriter
 from callbacks.embedding_outputs import EmbeddingMap, NeighbourSheet
 from callbacks.embedding_writer import EmbeddingWriter
 from callbacks.hessian_spectrum import HessianSpectrum
@@ -22,6 +23,7 @@ __all__ = [
     "BiasProbe",
     "CorruptionBenchmark",
     "CrossGeneratorMatrix",
+    "EditWriter",
     "EmbeddingMap",
     "EmbeddingWriter",
     "HessianSpectrum",

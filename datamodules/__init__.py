@@ -5,10 +5,12 @@ from datamodules.base import ImageDataModule
 from datamodules.cifar import Cifar10DataModule, Cifar100DataModule
 from datamodules.clustering_data import Cifar10ClusteringDataModule, Cifar100ClusteringDataModule, DigitsDataModule
 from datamodules.corrupted import CorruptedCifar10DataModule, CorruptedImageNetDataModule
+from datamodules.face_attributes import FaceAttributesDataModule
 from datamodules.face_sets import CelebARealFakeDataModule, FaceForensicsDataModule, FacesHQDataModule
 from datamodules.gen_image import GenImageDataModule
 from datamodules.manifest import ManifestError
 from datamodules.mnist import MnistDataModule
+from datamodules.procedural_faces import ProceduralFacesDataModule
 from datamodules.procedural_genimage import ProceduralGenImageDataModule
 from datamodules.real_fake import RealFakeDataModule
 from datamodules.selections import BalanceClasses, BalanceLabels, RealQuality, RealSize, SelectionError
@@ -29,6 +31,7 @@ __all__ = [
     "CorruptedCifar10DataModule",
     "CorruptedImageNetDataModule",
     "DigitsDataModule",
+    "FaceAttributesDataModule",
     "FaceForensicsDataModule",
     "FacesHQDataModule",
     "FeatureTableDataModule",
@@ -36,6 +39,7 @@ __all__ = [
     "ImageDataModule",
     "ManifestError",
     "MnistDataModule",
+    "ProceduralFacesDataModule",
     "ProceduralGenImageDataModule",
     "RealFakeDataModule",
     "RealQuality",

@@ -1,6 +1,8 @@
 """Training methods, one file per method."""
 
 from lightning_modules.adversarial_detector import AdversarialDetector
+from lightning_modules.attribute_classifier import AttributeClassifier
+from lightning_modules.attribute_inpainting_gan import AttributeInpaintingGAN
 from lightning_modules.autoencoder_embedding import AutoencoderEmbedding, PixelEmbedding
 from lightning_modules.contrastive_embedding import ContrastiveEmbedding
 from lightning_modules.fidelity_inception import FidelityInception
@@ -14,6 +16,8 @@ from lightning_modules.triplet_embedding import TripletEmbedding
 
 __all__ = [
     "AdversarialDetector",
+    "AttributeClassifier",
+    "AttributeInpaintingGAN",
     "AutoencoderEmbedding",
     "ContrastiveEmbedding",
     "FidelityInception",

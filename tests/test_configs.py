@@ -13,7 +13,7 @@ from adversarial_data import save_victim, write_spectral_defense
 from conftest import ROOT, noise, write_image, write_stl10
 from torchvision.datasets import STL10
 
-from lightning_modules import ImageClassifier
+from lightning_modules import AttributeClassifier, ImageClassifier
 from train import main
 
 FRAGMENTS = {"trainer", "logger", "callbacks", "tuner"}
@@ -41,6 +41,17 @@ def write_genimage(root: Path) -> Path:
     columns = ["path", "generator", "class", "mode", "width", "height", "compression_rate"]
     pd.DataFrame(rows, columns=columns).to_csv(root / "metadata.csv", index=False)
     return root
+
+
+def write_celeba(root: Path) -> None:
+    """A few aligned images with attributes in CelebA's CSV layout, each of them in every second to fourth image."""
+    rng = np.random.default_rng(2)
+    names = [f"{index:06d}.jpg" for index in range(1, 41)]
+    for name in names:
+        write_image(root / "img_align_celeba" / name, noise(rng, 218, 178))
+    columns = ["Smiling", "Mustache", "Eyeglasses", "Mouth_Slightly_Open", "No_Beard", "Narrow_Eyes"]
+    values = {name: 2 * (np.arange(40) % (2 + index % 3) == 0) - 1 for index, name in enumerate(columns)}
+    pd.DataFrame(values, index=pd.Index(names, name="image_id")).to_csv(root / "list_attr_celeba.csv")
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +90,10 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_victim(
         ImageClassifier("small_cnn", num_classes=10, backbone_kwargs={"width": 16}), root / "judges" / "digits.ckpt"
     )
+    write_celeba(root / "celeba")
+    for name, judged in (("faces", ["smile", "moustache"]), ("celeba", ["Smiling", "Mustache", "Eyeglasses"])):
+        width = 16 if name == "faces" else 24
+        save_victim(AttributeClassifier(judged, backbone_kwargs={"width": width}), root / "judges" / f"{name}.ckpt")
     (root / "unmasking").mkdir()
     for name, features in (("celeba_low_features", 80), ("dfd_test_features", 300)):
         is_fake = np.arange(40) % 2 == 1
@@ -108,6 +123,17 @@ def test_experiment_config_steps(config, data_root, monkeypatch):
         small = ["--data.batch_size=4", "--data.num_workers=0"]
     if "ConditionedGAN" in text:
         check_gan_config(config, small)
+        return
+    if "ProceduralFaces" in text or "FaceAttributes" in text:
+        drawn = ["--data.train=8", "--data.val=4", "--data.test=4"] if "ProceduralFaces" in text else []
+        small = ["--data.batch_size=2", "--data.num_workers=0", *drawn]
+    if "AttributeInpaintingGAN" in text:
+        narrow = ["--model.width=8", "--model.critic_width=8", "--model.critic_steps_per_generator=1"]
+        cli = main(["fit", "-c", str(config), *CPU, *small, *narrow, "--trainer.fast_dev_run=2"])
+        assert cli.model.generator_steps == 2
+        logged = cli.trainer.callback_metrics
+        assert all(np.isfinite(float(logged[f"train/{name}_loss"])) for name in ("critic", "generator"))
+        assert float(logged["val/outside"]) == 0
         return
     if config.parent.name == "demo":
         small += ["--data.root=world", "--data.train=24", "--data.val=6"]
