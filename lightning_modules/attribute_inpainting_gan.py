@@ -258,17 +258,8 @@ class AttributeInpaintingGAN(GAN):
         if self.trainer.sanity_checking:
             self.quality.reset()
             return
-        for name, value in self.quality.compute(self._gather).items():
+        for name, value in self.quality.compute(self.gather).items():
             self.log(f"{part}/{name}", value, prog_bar=name == "transfer_accuracy", sync_dist=True)
-
-    def _gather(self, parts: list[Tensor]) -> Tensor:
-        """All parts of all processes, in the order of ranks."""
-        mine = torch.cat(parts)
-        if self.trainer.world_size == 1:
-            return mine
-        everyone: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyone, mine.cpu())
-        return torch.cat(everyone).to(self.device)
 
 
 def _cross_entropy(logits: Tensor, attributes: Tensor) -> Tensor:

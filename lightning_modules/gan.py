@@ -323,6 +323,15 @@ class GAN(LightningModule):
         starts = range(0, count - size + 1, size)
         return [{key: value[start : start + size] for key, value in batch.items()} for start in starts]
 
+    def gather(self, parts: list[Tensor]) -> Tensor:
+        """All parts of all processes along the first dimension, in the order of ranks."""
+        mine = torch.cat(parts)
+        if self.trainer.world_size == 1:
+            return mine
+        everyone: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyone, mine.cpu())
+        return torch.cat(everyone).to(self.device)
+
     def configure_optimizers(self) -> Any:
         """Optimisers of both players, and their schedulers if there are any."""
         players = (self.generator_factory, self.generator), (self.critic_factory, self.critic)

@@ -312,7 +312,7 @@ class LatentConditionedGAN(GAN):
                 "epoch of the statistics. Resume from a checkpoint of an earlier epoch."
             )
         share = -(-self.statistics_images // self.trainer.world_size)
-        self.condition.fit(self._gather([torch.cat(self._bank)[:share]]), self.noise_seed)
+        self.condition.fit(self.gather([torch.cat(self._bank)[:share]]), self.noise_seed)
         self._bank = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -421,15 +421,6 @@ class LatentConditionedGAN(GAN):
             self._quality.reset()
             return
         others = torch.stack(list(self._recent)) if self._recent else None
-        for name, value in self._quality.compute(others, self._gather).items():
+        for name, value in self._quality.compute(others, self.gather).items():
             shown = name in ("distance", "conditional_accuracy")
             self.log(f"{part}/{name}", value, prog_bar=shown, sync_dist=True)
-
-    def _gather(self, parts: list[Tensor]) -> Tensor:
-        """All parts of all processes, in the order of ranks."""
-        mine = torch.cat(parts)
-        if self.trainer.world_size == 1:
-            return mine
-        everyone: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyone, mine.cpu())
-        return torch.cat(everyone).to(self.device)
