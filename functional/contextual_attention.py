@@ -23,7 +23,8 @@ def contextual_attention(
     Both maps are thinned by ``rate``. Each ``patch`` x ``patch`` neighbourhood of the foreground is compared with all
     of the background, each of these divided by its norm; a softmax over those that do not touch the mask gives
     weights, by which patches of side ``2 rate`` of the background are averaged; where they overlap, their mean is
-    taken. The weights of all pairs are never kept at once: the softmax runs through ``scaled_dot_product_attention``.
+    taken. Where there are more patches than numbers in each, the weights of all pairs are never kept at once: the
+    softmax runs through ``scaled_dot_product_attention``.
 
     Args:
         foreground: what asks, shape ``(B, C, H, W)``, H and W multiples of ``rate``.
@@ -53,16 +54,24 @@ def contextual_attention(
     side, padding = (2 * rate, rate // 2) if rate > 1 else (1, 0)
     answers = F.unfold(background, side, stride=rate, padding=padding).transpose(1, 2)
     allowed = _free(mask, patch, rate)
-    # The kernels that keep no weights want equal lengths of all three; zeros change no product.
-    length = max(queries.shape[2], answers.shape[2])
-    queries, keys, values = (F.pad(part, (0, length - part.shape[2])) for part in (queries, keys, answers))
-    bias = torch.zeros(allowed.shape, dtype=queries.dtype, device=queries.device).masked_fill(~allowed, -torch.inf)
-    bias = bias[:, None, None, :].expand(-1, 1, queries.shape[1], -1)
-    mixed = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], bias, scale=scale)[:, 0]
-    mixed = mixed[..., : answers.shape[2]].transpose(1, 2)
+    mixed = _mix(queries, keys, answers, allowed, scale).transpose(1, 2)
     size = (height, width)
     cover = F.fold(F.unfold(torch.ones_like(mask), side, stride=rate, padding=padding), size, side, 1, padding, rate)
     return F.fold(mixed, size, side, 1, padding, rate) / cover.to(mixed.dtype)
+
+
+def _mix(queries: Tensor, keys: Tensor, answers: Tensor, allowed: Tensor, scale: float) -> Tensor:
+    """Answers averaged for each query, ``(B, L, V)``, by the softmax of its products with the allowed keys."""
+    if queries.shape[1] <= answers.shape[2]:  # all weights are no larger than the patches themselves
+        scores = torch.bmm(queries, keys.transpose(1, 2)).mul(scale)
+        weights = scores.masked_fill(~allowed[:, None], -torch.inf).softmax(dim=2)
+        return torch.bmm(weights.to(answers.dtype), answers)
+    # The kernels that keep no weights want equal lengths of all three; zeros change no product.
+    length = max(queries.shape[2], answers.shape[2])
+    query, key, value = (F.pad(part, (0, length - part.shape[2]))[:, None] for part in (queries, keys, answers))
+    bias = torch.zeros(allowed.shape, dtype=queries.dtype, device=queries.device).masked_fill(~allowed, -torch.inf)
+    bias = bias[:, None, None, :].expand(-1, 1, queries.shape[1], -1)
+    return F.scaled_dot_product_attention(query, key, value, bias, scale=scale)[:, 0, :, : answers.shape[2]]
 
 
 def _patches(maps: Tensor, size: int) -> Tensor:

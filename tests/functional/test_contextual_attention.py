@@ -37,11 +37,13 @@ def direct(foreground, background, mask, patch=3, rate=2, scale=10.0):
     return result / cover
 
 
+@pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("hole", ["some", "none", "all"])
-def test_it_is_the_formula(hole):
+def test_it_is_the_formula(hole, channels):
     draws = torch.Generator().manual_seed(0)
-    foreground, background = (torch.randn(2, 3, 6, 8, generator=draws, dtype=torch.float64) for _ in range(2))
-    mask = torch.zeros(2, 1, 6, 8, dtype=torch.float64)
+    shape = (2, channels, 6, 8 if channels > 1 else 14)  # 12 patches of 48 numbers, or 21 of 16: two ways to compute
+    foreground, background = (torch.randn(shape, generator=draws, dtype=torch.float64) for _ in range(2))
+    mask = torch.zeros(2, 1, *shape[2:], dtype=torch.float64)
     mask[..., 2:3, 3:5] = float(hole == "some")
     if hole == "all":
         mask[:] = 1
