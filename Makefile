@@ -36,6 +36,8 @@ benchmark: install  ## speed, as ratios against a named alternative
 	$(BIN)/python benchmarks/landscape.py
 	$(BIN)/python benchmarks/lazy_gp.py
 	$(BIN)/python benchmarks/robustness_indicators.py
+	$(BIN)/python benchmarks/gan_step.py
+	$(BIN)/python benchmarks/contextual_attention.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
