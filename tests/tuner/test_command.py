@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import optuna
@@ -146,6 +147,8 @@ def test_a_study_trains_goes_on_and_leaves_a_config_for_fit(capsys, monkeypatch)
     space = {LR: {"type": "float", "low": 1e-3, "high": 0.5, "log": True}}
     arguments = [*write(space=space, preload=True), "-c", str(ROOT / "configs/logger/wandb.yaml")]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_MODE"]:
+        monkeypatch.delenv(name)  # what W&B left in this process would lead the trials to its own service
     for trials in (2, 3):  # the same command again goes on
         tune([*arguments, f"--tune.n_trials={trials}"], resolved_config)
         assert f"Best of {trials}: trial" in capsys.readouterr().out
