@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from datamodules.base import ImageDataModule, as_float
 from datamodules.sampling import Draw, SeededSampler
 from functional.face_regions import Region, box_masks, jitter_boxes, mask_boxes, region_boxes
 
-__all__ = ["AttributeFaces", "check_balance"]
+__all__ = ["PARTS", "AttributeFaces", "Part", "check_balance"]
 
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
 _SWAPPED = (1, 0, 2, 4, 3)  # of the landmarks, when left and right change places
 
 
@@ -51,8 +53,9 @@ class BalancedAttributeSampler(SeededSampler):
 class AttributeFaces(ImageDataModule):
     """Batches of ``image``, ``attributes`` ``(B, A)``, ``mask`` ``(B, 1, H, W)`` of the region, and ``box`` around it.
 
-    Data sets give ``landmarks`` ``(5, 2)`` in pixels, or a ``region_mask`` ``(1, H, W)`` that goes before them. Regions
-    are cut out on the device; in training faces are mirrored, and boxes moved and resized, at random.
+    Subclasses say in :meth:`faces` where they come from. Data sets give ``landmarks`` ``(5, 2)`` in pixels, or a
+    ``region_mask`` ``(1, H, W)`` that goes before them. Regions are cut out on the device; in training faces are
+    mirrored, and boxes moved and resized, at random.
 
     Args:
         attributes: names of those that are edited, in the order of the batch's columns.
@@ -85,6 +88,20 @@ class AttributeFaces(ImageDataModule):
         region_boxes(torch.zeros(1, 5, 2), regions[0])  # refuses an unknown name before anything is read
         self.attributes, self.regions, self.balanced = list(attributes), list(regions), balanced
         self.jitter, self.jitter_scale, self.flip = jitter, jitter_scale, flip
+
+    def faces(self, part: Part) -> Any:
+        """Data set of a part, whose ``attributes`` are 0 or 1, ``(N, A)``."""
+        raise TypeError(f"{type(self).__name__} must say where its faces come from: define faces(part).")
+
+    def setup(self, stage: str) -> None:
+        """Get the faces of the stage."""
+        if stage in ("fit", "validate"):
+            train = self.faces("train")
+            self.train_set, self.val_set = train, self.faces("val")
+            self.train_attributes = np.asarray(train.attributes, np.float32)
+        else:
+            test = self.faces("test")
+            self.test_sets, self.predict_set = {"faces": test}, test
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled or balanced training batches; a last incomplete batch is dropped unless it is the only one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from datamodules.attribute_faces import AttributeFaces, check_balance
-from datamodules.celeba_files import read_face_table, region_mask_files
+from datamodules.attribute_faces import PARTS, AttributeFaces, Part, check_balance
+from datamodules.celeba_files import FaceTable, read_face_table, region_mask_files
 from datamodules.decoding import decode_image
 from datamodules.transforms import Augmentation
 from functional.face_regions import MEAN_LANDMARKS, Region
@@ -148,31 +149,30 @@ class FaceAttributesDataModule(AttributeFaces):
         self.shares = (val_fraction, test_fraction)
 
     def setup(self, stage: str) -> None:
-        """Read the tables and split the images.
+        """Read the tables and split the images, or list the folder of ``predict``."""
+        if stage == "predict" and self.predict_root is not None:
+            self.predict_set = self._folder(Path(self.predict_root))
+        else:
+            super().setup(stage)
+
+    def faces(self, part: Part) -> _FaceFiles:
+        """Images of a part.
 
         Raises:
             ValueError: for attributes that (almost) all or no training images have, among others.
         """
-        if stage == "predict" and self.predict_root is not None:
-            self.predict_set = self._folder(Path(self.predict_root))
-            return
-        table = read_face_table(self.root, self.attributes, self.images, self.table)
+        table = self._table
         parts = self._parts(len(table.files)) if table.parts is None else table.parts
-        used = self._used(len(parts))
+        training = (parts == 0) & self._used(len(parts))
+        check_balance(self.attributes, table.attributes[training], self.least_share, f"data.root={self.root!r}")
+        rows = np.flatnonzero(training if part == "train" else parts == PARTS.index(part))
+        points = None if table.landmarks is None else table.landmarks[rows]
+        files = [table.files[row] for row in rows]
+        return _FaceFiles(files, table.attributes[rows], points, self.geometry, self.masks)
 
-        def part(index: int) -> _FaceFiles:
-            rows = np.flatnonzero((parts == index) & (used if index == 0 else True))
-            points = None if table.landmarks is None else table.landmarks[rows]
-            files = [table.files[row] for row in rows]
-            return _FaceFiles(files, table.attributes[rows], points, self.geometry, self.masks)
-
-        train = table.attributes[(parts == 0) & used]
-        check_balance(self.attributes, train, self.least_share, f"data.root={self.root!r}")
-        if stage in ("fit", "validate"):
-            self.train_set, self.val_set, self.train_attributes = part(0), part(1), train
-        else:
-            test = part(2)
-            self.test_sets, self.predict_set = {"faces": test}, test
+    @cached_property
+    def _table(self) -> FaceTable:
+        return read_face_table(self.root, self.attributes, self.images, self.table)
 
     def _parts(self, count: int) -> NDArray[np.int64]:
         """Training, validation and test by chance: 0, 1 and 2 of each image."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.attribute_faces import AttributeFaces
+from datamodules.attribute_faces import PARTS, AttributeFaces, Part
 from datamodules.synthetic.face_parameters import FACE_ATTRIBUTES, FaceParameters, draw_faces
 from datamodules.synthetic.faces import face_landmarks, render_faces
 from datamodules.transforms import Augmentation
@@ -23,7 +23,7 @@ class _Faces(Dataset[dict[str, Any]]):
     """Rendered faces, and where asked for each of them with one attribute changed."""
 
     def __init__(self, faces: FaceParameters, attributes: list[str], size: int, name: str, edits: bool) -> None:
-        self.values, self.hair, self.name = faces.attributes(attributes), faces.hair, name
+        self.attributes, self.hair, self.name = faces.attributes(attributes), faces.hair, name
         self.landmarks = face_landmarks(faces, size)
         self.images = _bytes(faces, size)
         self.edits = (
@@ -39,7 +39,7 @@ class _Faces(Dataset[dict[str, Any]]):
         index, seed = draw if isinstance(draw, tuple) else (draw, draw)
         sample = {
             "image": self.images[index],
-            "attributes": self.values[index],
+            "attributes": self.attributes[index],
             "landmarks": self.landmarks[index],
             "label": int(self.hair[index]),
             "path": f"{self.name}_{index:05d}.png",
@@ -94,19 +94,11 @@ class ProceduralFacesDataModule(AttributeFaces):
             raise ValueError(f"data.train={train}, data.val={val} and data.test={test} must be at least 1.")
         self.counts = {"train": train, "val": val, "test": test}
 
-    def setup(self, stage: str) -> None:
-        """Draw the faces; each part has a stream of its own."""
-        if stage in ("fit", "validate"):
-            self.train_set, self.val_set = self._part("train", False), self._part("val", True)
-            self.train_attributes = self.train_set.values.numpy()
-        else:
-            test = self._part("test", True)
-            self.test_sets, self.predict_set = {"faces": test}, test
-
-    def _part(self, part: str, edits: bool) -> _Faces:
-        stream = ("train", "val", "test").index(part)
-        draws = torch.Generator().manual_seed(3 * self.seed + stream)
-        return _Faces(draw_faces(self.counts[part], draws), self.attributes, self.image_size, part, edits)
+    def faces(self, part: Part) -> _Faces:
+        """Draw the faces of a part, each from a stream of its own."""
+        draws = torch.Generator().manual_seed(3 * self.seed + PARTS.index(part))
+        drawn = draw_faces(self.counts[part], draws)
+        return _Faces(drawn, self.attributes, self.image_size, part, edits=part != "train")
 
 
 def _bytes(faces: FaceParameters, size: int) -> Tensor:

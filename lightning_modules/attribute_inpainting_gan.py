@@ -60,6 +60,7 @@ class AttributeInpaintingGAN(GAN):
 
     generator: SmallInpainter | ContextualInpainter | WholeImageTranslator
     critic: InpaintingCritic
+    shown_figures = ("transfer_accuracy",)
     not_hyperparameters = (*GAN.not_hyperparameters, "judge", "embedder", "perceptual")
 
     def __init__(
@@ -170,24 +171,11 @@ class AttributeInpaintingGAN(GAN):
             terms["perceptual"] = self.perceptual_weight * F.l1_loss(network.embed(complete), network.embed(x))
         return terms
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def judge_batch(self, batch: Batch, batch_idx: int) -> None:
         """Restore each image, and change each of its attributes in turn."""
         own = batch["attributes"]
         restored = self(batch["image"], batch["mask"], own)
         self.quality.update(batch, restored, self.each_changed(batch))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures of :class:`lightning_modules.inpainting_quality.InpaintingQuality`."""
-        self._log_quality("val")
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """As in validation, of the first test loader."""
-        if dataloader_idx == 0:
-            self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """As in validation."""
-        self._log_quality("test")
 
     def each_changed(self, batch: Batch) -> Tensor:
         """Edits with each of the attributes changed in turn, ``(B, A, 3, H, W)``."""
@@ -253,13 +241,6 @@ class AttributeInpaintingGAN(GAN):
             images, mask = augment_alike(images, mask, draws, self.critic_augmentation)
         verdict: Verdict = self.critic(images, mask, boxes)
         return verdict
-
-    def _log_quality(self, part: str) -> None:
-        if self.trainer.sanity_checking:
-            self.quality.reset()
-            return
-        for name, value in self.quality.compute(self.gather).items():
-            self.log(f"{part}/{name}", value, prog_bar=name == "transfer_accuracy", sync_dist=True)
 
 
 def _cross_entropy(logits: Tensor, attributes: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ class GAN(LightningModule):
     and several processes draw what one would with a batch as large as all of theirs.
 
     Subclasses build ``self.generator`` and ``self.critic``, call :meth:`finish_networks`, and say what the players
-    minimise in :meth:`critic_terms` and :meth:`generator_terms`.
+    minimise in :meth:`critic_terms` and :meth:`generator_terms`. What they are judged by, they say in
+    :meth:`judge_batch` and :meth:`quality_figures`.
 
     Args:
         gan_loss: ``hinge``, ``non-saturating`` or ``wasserstein``.
@@ -76,6 +77,8 @@ class GAN(LightningModule):
     generator: nn.Module
     critic: nn.Module
     average: ExponentialAverage
+    quality: Any = None  # what keeps the judged batches: has reset() and compute(gather)
+    shown_figures: tuple[str, ...] = ()  # of it, in the progress bar
     not_hyperparameters: tuple[str, ...] = ("generator_optimizer", "critic_optimizer", "gan_lr_scheduler")
 
     def __init__(
@@ -186,6 +189,40 @@ class GAN(LightningModule):
     def _standing_samples(self, draws: torch.Generator) -> None:
         for _ in range(self.standing_batches):
             self.standing_sample(draws)
+
+    def judge_batch(self, batch: Batch, batch_idx: int) -> None:
+        """Look at what the generator makes of a batch of validation or test; nothing by default."""
+
+    def quality_figures(self) -> dict[str, float]:
+        """Figures of all batches that were looked at, over all processes, and forget them."""
+        figures: dict[str, float] = self.quality.compute(self.gather)
+        return figures
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Look at a batch, see :meth:`judge_batch`."""
+        self.judge_batch(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what :meth:`quality_figures` says."""
+        self._log_quality("val")
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """As in validation, of the first test loader."""
+        if dataloader_idx == 0:
+            self.judge_batch(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As in validation."""
+        self._log_quality("test")
+
+    def _log_quality(self, part: str) -> None:
+        if self.quality is None:
+            return
+        if self.trainer.sanity_checking:
+            self.quality.reset()
+            return
+        for name, value in self.quality_figures().items():
+            self.log(f"{part}/{name}", value, prog_bar=name in self.shown_figures, sync_dist=True)
 
     def on_validation_start(self) -> None:
         """Take standing statistics, if they are asked for."""

@@ -65,6 +65,7 @@ class LatentConditionedGAN(GAN):
         schedule of SNGAN (Miyato et al. 2018), projection of Miyato and Koyama 2018.
     """
 
+    shown_figures = ("distance", "conditional_accuracy")
     not_hyperparameters = (*GAN.not_hyperparameters, "encoder", "judge")
 
     def __init__(
@@ -119,7 +120,7 @@ class LatentConditionedGAN(GAN):
         self.critic = ProjectionCritic(size, image_size, critic_width)
         self.finish_networks(compile)
         self.latent_size = latent_size
-        self._quality = None if judge is None else JudgedSamples(Judge(judge, judge_name))
+        self.quality: JudgedSamples | None = None if judge is None else JudgedSamples(Judge(judge, judge_name))
         self.monitor: tuple[str | None, str] = ("val/distance" if judge is not None else None, "min")
         self._bank: list[Tensor] = []
         self._recent: deque[Tensor] = deque(maxlen=quality_images)
@@ -315,22 +316,28 @@ class LatentConditionedGAN(GAN):
         self.condition.fit(self.gather([torch.cat(self._bank)[:share]]), self.noise_seed)
         self._bank = []
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Generate an image for each validation image, and let the judge look at both."""
-        self._judge_batch(batch, batch_idx)
+    @torch.no_grad()
+    def judge_batch(self, batch: Batch, batch_idx: int) -> None:
+        """Generate two images for each of a batch, and let the judge look at them."""
+        if self.quality is None or not self.ready_to_sample:
+            return
+        images, labels = batch["image"], batch["label"]
+        condition = self.conditions_like(images, labels)
+        asked: Tensor | int = len(images) if condition is None else condition
+        place = batch_idx * self.trainer.world_size + self.global_rank
+        fake, other = (self.sample(asked, 2 * place + index) for index in range(2))
+        alike = None
+        if self.condition is not None:
+            wanted, found = (self.condition.unit(self._features(x)) for x in (images, fake))
+            alike = F.cosine_similarity(found, wanted)
+        self.quality.update(images, labels, fake, other, alike)
 
-    def on_validation_epoch_end(self) -> None:
+    def quality_figures(self) -> dict[str, float]:
         """Distances, and how often the judge sees in a generated image what its condition asked for."""
-        self._log_quality("val")
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """As in validation, of the first test loader."""
-        if dataloader_idx == 0:
-            self._judge_batch(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """As in validation."""
-        self._log_quality("test")
+        assert self.quality is not None
+        others = torch.stack(list(self._recent)) if self._recent else None
+        figures: dict[str, float] = self.quality.compute(others, self.gather)
+        return figures
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Paths, and the clusters of the images if there are any; the callback SampleGrid writes samples like them."""
@@ -398,29 +405,3 @@ class LatentConditionedGAN(GAN):
             noise = self.normal(count, condition.shape[1]) * self.jitter * self.condition_norm
             condition = condition + noise / condition.shape[1] ** 0.5
         return self.generator(self.normal(count, self.latent_size), condition), condition
-
-    @torch.no_grad()
-    def _judge_batch(self, batch: Batch, batch_idx: int) -> None:
-        if self._quality is None or not self.ready_to_sample:
-            return
-        images, labels = batch["image"], batch["label"]
-        condition = self.conditions_like(images, labels)
-        asked: Tensor | int = len(images) if condition is None else condition
-        place = batch_idx * self.trainer.world_size + self.global_rank
-        fake, other = (self.sample(asked, 2 * place + index) for index in range(2))
-        alike = None
-        if self.condition is not None:
-            wanted, found = (self.condition.unit(self._features(x)) for x in (images, fake))
-            alike = F.cosine_similarity(found, wanted)
-        self._quality.update(images, labels, fake, other, alike)
-
-    def _log_quality(self, part: str) -> None:
-        if self._quality is None:
-            return
-        if self.trainer.sanity_checking:
-            self._quality.reset()
-            return
-        others = torch.stack(list(self._recent)) if self._recent else None
-        for name, value in self._quality.compute(others, self.gather).items():
-            shown = name in ("distance", "conditional_accuracy")
-            self.log(f"{part}/{name}", value, prog_bar=shown, sync_dist=True)

@@ -120,8 +120,8 @@ def test_balanced_draws_show_rare_attributes_as_often_as_frequent_ones():
     module = ProceduralFacesDataModule(["smile"], ["mouth"], train=400, val=2, test=2, balanced=True, num_workers=0)
     module.setup("fit")
     rare = torch.arange(400) < 20
-    module.train_set.values = rare.float()[:, None]
-    module.train_attributes = module.train_set.values.numpy()
+    module.train_set.attributes = rare.float()[:, None]
+    module.train_attributes = module.train_set.attributes.numpy()
     shown = torch.cat([batch["attributes"] for batch in module.train_dataloader()])
     assert 0.4 < shown.mean() < 0.6
 
