@@ -17,6 +17,7 @@ from callbacks.seed_per_rank import SeedPerRank
 from callbacks.spectrum_plots import SpectrumPlots
 from callbacks.trajectory_recorder import TrajectoryRecorder
 from callbacks.video_verdicts import VideoVerdicts
+from callbacks.weight_average import WeightAverage
 
 __all__ = [
     "AdversarialTraining",
@@ -37,4 +38,5 @@ __all__ = [
     "SpectrumPlots",
     "TrajectoryRecorder",
     "VideoVerdicts",
+    "WeightAverage",
 ]

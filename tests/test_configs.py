@@ -91,9 +91,11 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ImageClassifier("small_cnn", num_classes=10, backbone_kwargs={"width": 16}), root / "judges" / "digits.ckpt"
     )
     write_celeba(root / "celeba")
-    for name, judged in (("faces", ["smile", "moustache"]), ("celeba", ["Smiling", "Mustache", "Eyeglasses"])):
-        width = 16 if name == "faces" else 24
-        save_victim(AttributeClassifier(judged, backbone_kwargs={"width": width}), root / "judges" / f"{name}.ckpt")
+    for name, judged, backbone in (
+        ("faces", ["smile", "moustache"], {"backbone_kwargs": {"width": 16}}),
+        ("celeba", ["Smiling", "Mustache", "Eyeglasses"], {"backbone": "cifar_resnet20"}),
+    ):
+        save_victim(AttributeClassifier(judged, **backbone), root / "judges" / f"{name}.ckpt")
     (root / "unmasking").mkdir()
     for name, features in (("celeba_low_features", 80), ("dfd_test_features", 300)):
         is_fake = np.arange(40) % 2 == 1
