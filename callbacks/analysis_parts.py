@@ -17,7 +17,7 @@ def check_objective(module: LightningModule, player: str | None) -> Callable[...
     """The module's ``objective``.
 
     Raises:
-        TypeError: if it has none.
+        TypeError: if it has none, or the module is not trained by gradient descent.
         ValueError: if there is no such player.
     """
     objective = getattr(module, "objective", None)
@@ -26,6 +26,11 @@ def check_objective(module: LightningModule, player: str | None) -> Callable[...
         raise TypeError(
             f"Landscapes and Hessians need {type(module).__name__}.objective({arguments}), the mean loss of a batch, "
             "which it lacks."
+        )
+    if getattr(module, "fits_once", False):
+        raise TypeError(
+            f"Landscapes and Hessians need {type(module).__name__}.parameters() that are trained by gradient descent; "
+            "this one's head is fitted."
         )
     if player is not None and player not in dict(module.named_modules()):
         known = ", ".join(name for name, _ in module.named_children())

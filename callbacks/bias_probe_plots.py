@@ -91,7 +91,8 @@ def _draw_panel(axes: Axes, table: pd.DataFrame, name: str) -> None:
         style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": size}
         axes.axhline(clean, color=colour, linestyle="--", linewidth=0.9, label=as_is)
         if name == "file_format":
-            reach = [rates["value"] - rates["low"], rates["high"] - rates["value"]]
+            # The bootstrap of few images need not hold the value itself.
+            reach = [(rates["value"] - rates["low"]).clip(lower=0), (rates["high"] - rates["value"]).clip(lower=0)]
             axes.errorbar(rates["x"], rates["value"], reach, linestyle="", capsize=4, **style)
         else:
             axes.fill_between(rates["x"], rates["low"], rates["high"], color=colour, alpha=0.2, linewidth=0)

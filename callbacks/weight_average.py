@@ -52,8 +52,9 @@ class WeightAverage(Callback):
         name = type(pl_module).__name__
         if getattr(pl_module, "average", None) is not None and hasattr(pl_module, "ema_decay"):
             raise TypeError(f"{name} averages its generator itself: leave WeightAverage out and set model.ema_decay.")
-        if not any(parameter.requires_grad for parameter in pl_module.parameters()):
-            raise TypeError(f"WeightAverage needs {name}.parameters() that are trained, which it lacks.")
+        trained = any(parameter.requires_grad for parameter in pl_module.parameters())
+        if not trained or getattr(pl_module, "fits_once", False):
+            raise TypeError(f"WeightAverage needs {name}.parameters() that are trained by gradient descent.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the weights, or go on from those of the checkpoint."""

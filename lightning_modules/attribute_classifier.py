@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import binary_auroc
 from functional.face_regions import crop_boxes
 from lightning_modules.image_classifier import Normalize
 from lightning_modules.networks import create_network, load_weights
+from lightning_modules.schedules import optimization
 
 __all__ = ["AttributeClassifier"]
 
@@ -143,10 +144,7 @@ class AttributeClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser, and the scheduler if there is one."""
-        optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler_factory(optimizer)}}
+        return optimization(self.parameters(), self.optimizer_factory, self.scheduler_factory)
 
     def _log_metrics(self, part: str, scores: CatMetric, truths: CatMetric) -> None:
         logits = scores.compute().view(-1, len(self.attributes))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_modules.image_classifier import Normalize
 from lightning_modules.networks import create_network, load_weights
+from lightning_modules.schedules import optimization
 
 __all__ = ["AutoencoderEmbedding", "PixelEmbedding"]
 
@@ -98,12 +99,18 @@ class AutoencoderEmbedding(LightningModule):
         """The error on validation images."""
         self.log("val/loss", self.objective(batch), prog_bar=True, batch_size=len(batch["image"]), sync_dist=True)
 
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The error on test images, over all loaders together."""
+        loss = self.objective(batch)
+        self.log("test/loss", loss, batch_size=len(batch["image"]), sync_dist=True, add_dataloader_idx=False)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Paths, and codes ``(B, code_size)``."""
+        return {"path": batch["path"], "embedding": self.embed(batch["image"]).float()}
+
     def configure_optimizers(self) -> Any:
         """Optimiser over both halves, and the scheduler if there is one."""
-        optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler_factory(optimizer)}}
+        return optimization(self.parameters(), self.optimizer_factory, self.scheduler_factory)
 
 
 class PixelEmbedding(LightningModule):

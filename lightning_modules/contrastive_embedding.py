@@ -18,6 +18,7 @@ from functional.triplet import triplet_loss
 from lightning_modules.gathered_embeddings import GatheredEmbeddings
 from lightning_modules.image_classifier import Normalize
 from lightning_modules.networks import create_network, load_weights
+from lightning_modules.schedules import optimization
 
 __all__ = ["ContrastiveEmbedding", "Views"]
 
@@ -179,23 +180,35 @@ class ContrastiveEmbedding(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Labels of nearest neighbours, and agreement of k-means with the labels, where there are labels."""
+        self._log_agreement("val")
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep the embeddings, of all loaders together."""
+        self.gathered.update(self(batch["image"]), batch["label"])
+
+    def on_test_epoch_end(self) -> None:
+        """As in validation."""
+        self._log_agreement("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Paths, and features ``(B, D)``."""
+        return {"path": batch["path"], "embedding": self(batch["image"]).float()}
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser over network and head, and the scheduler if there is one."""
+        return optimization(self.parameters(), self.optimizer_factory, self.scheduler_factory)
+
+    def _log_agreement(self, part: str) -> None:
         embeddings, labels = self.gathered.compute()
         self.gathered.reset()
         if len(labels) < 2 or labels.min() < 0:
             return
         nearest = torch.cat([_nearest(shard, start) for start, shard in distance_shards(embeddings)])
-        self.log("val/nearest_neighbour_accuracy", (labels[nearest] == labels).float().mean(), sync_dist=True)
+        self.log(f"{part}/nearest_neighbour_accuracy", (labels[nearest] == labels).float().mean(), sync_dist=True)
         if self.num_classes:
             found = agreement(labels.cpu().numpy(), kmeans(embeddings.cpu(), self.num_classes)[0])
-            self.log("val/kmeans_accuracy", found.accuracy, prog_bar=True, sync_dist=True)
-            self.log("val/kmeans_nmi", found.nmi, sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        """Optimiser over network and head, and the scheduler if there is one."""
-        optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler_factory(optimizer)}}
+            self.log(f"{part}/kmeans_accuracy", found.accuracy, prog_bar=True, sync_dist=True)
+            self.log(f"{part}/kmeans_nmi", found.nmi, sync_dist=True)
 
     @torch.no_grad()
     def _feature_size(self, image_size: int) -> int:

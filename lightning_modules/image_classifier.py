@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from functional.consistency import jensen_shannon_divergence
 from lightning_modules.networks import create_network, fixed_input_size, load_weights
+from lightning_modules.schedules import optimization
 
 __all__ = ["ImageClassifier", "Normalize"]
 
@@ -273,10 +274,7 @@ class ImageClassifier(LightningModule):
             decayed = [p for name, p in named if p.ndim > 1 and name not in exempt]
             plain = [p for name, p in named if p.ndim <= 1 or name in exempt]
             parameters = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = self.optimizer_factory(parameters)
-        if self.scheduler_factory is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler_factory(optimizer)}}
+        return optimization(parameters, self.optimizer_factory, self.scheduler_factory)
 
     def _consistency_loss(self, batch: Batch) -> Tensor:
         if "views" not in batch:

@@ -1,14 +1,30 @@
-"""Learning-rate schedules that torch does not have in one piece."""
+"""Optimiser and schedule of a module, and learning-rate schedules that torch does not have in one piece."""
 
 from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["WarmupCosine", "WarmupMultiStep"]
+__all__ = ["WarmupCosine", "WarmupMultiStep", "optimization"]
+
+
+def optimization(parameters: Any, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> Any:
+    """What ``configure_optimizers`` returns: an optimiser, and its scheduler if there is one.
+
+    Args:
+        parameters: what is optimised, or groups of it.
+        optimizer: optimiser class, called with the parameters.
+        lr_scheduler: scheduler class, called with the optimiser and stepped once per epoch.
+    """
+    built = optimizer(parameters)
+    if lr_scheduler is None:
+        return built
+    return {"optimizer": built, "lr_scheduler": {"scheduler": lr_scheduler(built)}}
 
 
 class WarmupCosine(LambdaLR):

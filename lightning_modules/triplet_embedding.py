@@ -26,6 +26,7 @@ from functional.triplet import Mining, bounded_triplet_loss, flip_pairs, same_cl
 from lightning_modules.gathered_embeddings import GatheredEmbeddings
 from lightning_modules.image_classifier import Normalize
 from lightning_modules.networks import create_network, load_weights
+from lightning_modules.schedules import optimization
 
 __all__ = ["TripletEmbedding"]
 
@@ -95,7 +96,7 @@ class TripletEmbedding(LightningModule):
         neighbours: edges from each image to the nearest ones in the ``sparse`` graph.
         others: random edges of each image in the ``sparse`` graph, which stand for all that are left out.
         parts: solve the multicut in so many random parts, then contract and solve again; 1 solves it at once.
-        calibration_images: last training images that the regression is fitted on.
+        calibration_images: last training images of the epoch that the regression is fitted on.
         seed: of random triplets and pairs, and of k-means.
         num_classes: clusters of k-means; the command line fills it in from the data.
         image_size: side of the square input; the command line fills it in from the data.
@@ -221,6 +222,10 @@ class TripletEmbedding(LightningModule):
         """Loss on a batch as it is, without noise on pairs: what landscapes and Hessians look at."""
         return self.loss_on_batch(self(batch["image"]), batch["label"], torch.Generator().manual_seed(0))
 
+    def on_train_epoch_start(self) -> None:
+        """Forget the images of the last epoch: each counts once, and a run that is resumed here has seen no others."""
+        self.recent.clear()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; logs ``train/loss_step`` and ``train/loss_epoch``."""
         images, labels = batch["image"], batch["label"]
@@ -305,10 +310,7 @@ class TripletEmbedding(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser over all parameters, and the scheduler if there is one."""
-        optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler_factory(optimizer)}}
+        return optimization(self.parameters(), self.optimizer_factory, self.scheduler_factory)
 
     def _remember(self, images: Tensor, labels: Tensor) -> None:
         """Keep this process's share of the last training images, as bytes."""

@@ -84,7 +84,7 @@ def test_what_has_nothing_to_average_is_refused_by_name(tmp_path):
     gan = LatentConditionedGAN(condition="none", image_size=32)
     with pytest.raises(TypeError, match=r"averages its generator itself.*model\.ema_decay"):
         WeightAverage().setup(None, gan, "fit")
-    with pytest.raises(TypeError, match=r"PixelEmbedding\.parameters\(\) that are trained"):
+    with pytest.raises(TypeError, match=r"PixelEmbedding\.parameters\(\) that are trained by gradient descent"):
         WeightAverage().setup(None, PixelEmbedding(), "fit")
     with pytest.raises(ValueError, match=r"decay=1\.0"):
         WeightAverage(1.0)
