@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -167,3 +168,19 @@ def one_of_two(rank: int, port: int, folder: Path, strategy: str, names: list[st
         chosen = strategy if name not in PLAYERS or strategy != "ddp" else "ddp_find_unused_parameters_true"
         module = fit(name, folder / name, devices=2, strategy=chosen)
         torch.save(module.state_dict(), folder / f"{name}_{rank}.pt")
+
+
+def command_line(rank: int, port: int, folder: Path, arguments: list[str], machines: int) -> None:
+    """The command line as one of two processes: of one machine, or each alone on its own as ``torchrun`` starts it."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    if machines == 1:
+        os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank)}
+    else:
+        os.environ |= {"TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "GROUP_RANK": str(rank)}
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    from train import main
+
+    rank_zero_only.rank = rank  # which Lightning reads off the environment when it is imported
+    main(arguments)

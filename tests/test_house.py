@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import socket
 from functools import cache
-from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -17,6 +14,8 @@ import house
 import pytest
 import torch
 from conftest import ROOT
+from matplotlib.figure import Figure
+from processes import run_two, server
 
 from callbacks import BiasProbe, HessianSpectrum, LossLandscape, RobustnessIndicators, SampleGrid, WeightAverage
 
@@ -44,14 +43,16 @@ def watch(name: str, feature: str, folder: Path) -> str:
             jpeg=(90,), resize=(), blur=(), noise=(), webp=(), crop_phase=(), native_size=1, resamples=2
         ),
     }
-    try:
-        if feature == "BiasProbe":
-            module = house.fit(name, Path(mkdtemp()), max_epochs=1)
-            house.trainer(folder, made[feature]()).test(module, house.loader(), verbose=False)
-        else:
-            house.fit(name, folder, made[feature](), max_epochs=1)
-    except (TypeError, ValueError) as refusal:
-        return str(refusal)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).touch())  # drawing takes seconds
+        try:
+            if feature == "BiasProbe":
+                module = house.fit(name, Path(mkdtemp()), max_epochs=1)
+                house.trainer(folder, made[feature]()).test(module, house.loader(), verbose=False)
+            else:
+                house.fit(name, folder, made[feature](), max_epochs=1)
+        except (TypeError, ValueError) as refusal:
+            return str(refusal)
     if feature == "WeightAverage":
         assert "weight_average" in torch.load(folder / "last.ckpt", weights_only=True)
     else:
@@ -64,28 +65,8 @@ def watch(name: str, feature: str, folder: Path) -> str:
 def in_two_processes(strategy: str) -> Path:
     """Weights of each module in each of two processes, started by a server that has done the imports."""
     folder = Path(mkdtemp())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = (port, folder, strategy, list(house.MODULES))
-    processes = [server().Process(target=house.one_of_two, args=(rank, *arguments)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-        assert process.exitcode == 0
+    assert run_two(house.one_of_two, folder, strategy, list(house.MODULES)) == [0, 0]
     return folder
-
-
-@cache
-def server():
-    """Children are forked from a process without threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["house"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-        forkserver.ensure_running()
-    return context
 
 
 def two_processes(name: str, folder: Path) -> str:

@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, noise, write_image
+from house import command_line
+from processes import run_two
 
 from train import console, main
 
@@ -177,6 +179,18 @@ def test_killed_run_resumes_to_the_same_weights(detector_arguments, workers):
         [*command, "--experiment=killed", "--ckpt_path=last"], check=True, env=environment, capture_output=True
     )
     assert_equal_weights(only_run("whole") / "checkpoints/last.ckpt", last)
+
+
+@pytest.mark.slow
+def test_two_machines_are_two_processes_of_one(detector_arguments, tmp_path):
+    """The multi-node overlay under the environment of ``torchrun``, against the overlay for one machine."""
+    recipe = ["fit", *detector_arguments, "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
+    cpu = ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    for machines, overlay, devices in ((1, "ddp", 2), (2, "multi_node", 1)):
+        overlaid = ["-c", str(ROOT / f"configs/trainer/{overlay}.yaml"), *cpu, f"--trainer.devices={devices}"]
+        arguments = [*recipe, *overlaid, f"--experiment={overlay}"]
+        assert run_two(command_line, tmp_path, arguments, machines) == [0, 0]
+    assert_equal_weights(*(only_run(name) / "checkpoints/last.ckpt" for name in ("ddp", "multi_node")))
 
 
 @pytest.mark.slow
