@@ -42,6 +42,8 @@ from tuner.trial_channel import CHANNEL
 
 __all__ = ["TrueLightCLI", "load_run", "main"]
 
+ROOT = Path(__file__).resolve().parent
+ROOMS = ("callbacks", "datamodules", "functional", "lightning_modules", "studies", "train.py", "tuner")
 DEFAULT_LOGGERS: list[dict[str, Any]] = [
     {"class_path": "CSVLogger", "init_args": {"save_dir": "", "name": "", "version": "csv"}},
     {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "", "name": "", "version": "tensorboard"}},
@@ -416,6 +418,10 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
     """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # `truelight fit --model my_file.MyModule` finds the user's own file
+    if args is None:
+        sys.argv[1:] = with_own_configs(sys.argv[1:])
+    elif isinstance(args, list):
+        args = with_own_configs(args)
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     torch.set_float32_matmul_precision("high")
     with warnings.catch_warnings():
@@ -443,6 +449,21 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
             args=args,
             run=run,
         )
+
+
+def with_own_configs(arguments: list[str]) -> list[str]:
+    """Arguments in which ``configs/...`` that the working directory lacks is the file that came with the installation.
+
+    Args:
+        arguments: of the command line.
+    """
+
+    def found(argument: str) -> str:
+        option, _, path = argument.rpartition("=")
+        named = option in ("", "-c", "--config") and path.startswith("configs/") and not Path(path).exists()
+        return argument.replace(path, str(ROOT / path)) if named and (ROOT / path).is_file() else argument
+
+    return [found(argument) if isinstance(argument, str) else argument for argument in arguments]
 
 
 def load_run(directory: str | Path, checkpoint: str = "best") -> LightningModule:
@@ -497,7 +518,7 @@ def console() -> None:
         if sys.argv[1:2] == ["tune"]:  # launches a fit for each trial and builds nothing itself
             from tuner.command import tune
 
-            tune(sys.argv[2:], resolved_config)
+            tune(with_own_configs(sys.argv[2:]), resolved_config)
         else:
             main()
     except (FloatingPointError, KeyError, OSError, TypeError, ValueError) as error:
@@ -514,7 +535,8 @@ def console() -> None:
 def _is_refusal(error: BaseException) -> bool:
     """Whether our own code raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(last.filename).is_relative_to(Path(__file__).parent) and ".venv" not in last.filename
+    path = Path(last.filename)
+    ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ROOMS  # installed, others lie beside us
     return ours and (last.line or "").startswith("raise")
 
 
