@@ -26,8 +26,8 @@ class SampleGrid(Callback):
 
     The first images of the first validation batch are kept, and noise is drawn from a seed, so that sheets of different
     epochs show the same conditions and latents. It needs a module with ``sample_sheet(batch, columns, seed)``: images
-    in [0, 1], shape ``(B, 1 + columns, 3, H, W)``, the first column being the batch's own. In ``predict`` each image
-    gets a file of its own.
+    in [0, 1], shape ``(B, 1 + columns, 3, H, W)``, the first column being the batch's own; an attribute
+    ``sheet_headings`` names the columns. In ``predict`` each image gets a file of its own.
 
     Args:
         rows: images whose conditions are sampled.
@@ -104,7 +104,8 @@ class SampleGrid(Callback):
             return
         pixels = _pixels(pl_module, batch, self.columns, self.seed)
         step = int(getattr(module, "generator_steps", trainer.global_step))
-        log_figure(trainer, directory, "samples", _figure(pixels, f"{step:,} generator steps"))
+        headings = list(getattr(module, "sheet_headings", []))[: pixels.shape[1]]
+        log_figure(trainer, directory, "samples", _figure(pixels, f"{step:,} generator steps", headings))
         (directory / "samples").mkdir(exist_ok=True)
         np.savez_compressed(directory / "samples" / f"{step:08d}.npz", images=pixels)
 
@@ -119,8 +120,8 @@ def _pixels(module: Any, batch: Batch, columns: int, seed: int) -> NDArray[np.ui
     return (sheet.float().clamp(0, 1) * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
 
 
-def _figure(sheet: NDArray[np.uint8], title: str) -> Figure:
-    """Rows of images ``(R, C, H, W, 3)``; the first column stands apart."""
+def _figure(sheet: NDArray[np.uint8], title: str, headings: list[str]) -> Figure:
+    """Rows of images ``(R, C, H, W, 3)``; the first column stands apart, and columns may have headings."""
     columns, border = sheet.shape[1], 2
     tiles = np.pad(sheet, ((0, 0), (0, 0), (border, border), (border, border), (0, 0)), constant_values=255)
     lines = [np.concatenate([*line[:1], np.full_like(line[0][:, :6], 255), *line[1:]], axis=1) for line in tiles]
@@ -130,5 +131,8 @@ def _figure(sheet: NDArray[np.uint8], title: str) -> Figure:
     axes = figure.subplots()
     axes.imshow(picture, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(f"{title}; left: the image that a row is conditioned on", fontsize=8)
+    axes.set_title(title if headings else f"{title}; left: the image that a row is conditioned on", fontsize=8, pad=16)
+    side = tiles.shape[3]
+    for index, heading in enumerate(headings):
+        axes.text((index + 0.5) * side + 6 * (index > 0), -2, heading, ha="center", va="bottom", fontsize=5)
     return figure

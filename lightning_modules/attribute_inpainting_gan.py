@@ -184,6 +184,11 @@ class AttributeInpaintingGAN(GAN):
         made = [self(batch["image"], batch["mask"], wanted) for wanted in changed.unbind(1)]
         return torch.stack(made, dim=1)
 
+    @property
+    def sheet_headings(self) -> list[str]:
+        """Of the columns of :meth:`sample_sheet`."""
+        return ["image", "taken out", "restored", *(f"other {name}" for name in self.attributes), "all other"]
+
     def sample_sheet(self, batch: Batch, columns: int, seed: int = 0) -> Tensor:
         """Before, mask, restored, and edits: each attribute changed in turn, then all of them.
 
