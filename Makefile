@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check benchmark clean
+.PHONY: install demo test check docs benchmark clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,12 @@ check: install  ## lint, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: install  ## the documentation site, in site/; fails on a warning
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: install  ## the documentation site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 benchmark: install  ## speed, as ratios against a named alternative
 	$(BIN)/python benchmarks/detector_step.py
 	$(BIN)/python benchmarks/data_pipeline.py
@@ -40,4 +46,4 @@ benchmark: install  ## speed, as ratios against a named alternative
 	$(BIN)/python benchmarks/contextual_attention.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site site *.egg-info .mypy_cache .pytest_cache .ruff_cache
