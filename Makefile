@@ -27,9 +27,6 @@ check: install  ## lint, format and types
 docs: install  ## the documentation site, in site/; fails on a warning
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-docs: install  ## the documentation site, in site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-
 benchmark: install  ## speed, as ratios against a named alternative
 	$(BIN)/python benchmarks/detector_step.py
 	$(BIN)/python benchmarks/data_pipeline.py
@@ -46,4 +43,4 @@ benchmark: install  ## speed, as ratios against a named alternative
 	$(BIN)/python benchmarks/contextual_attention.py
 
 clean:
-	rm -rf $(VENV) build dist site site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
