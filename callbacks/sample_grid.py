@@ -32,7 +32,7 @@ class SampleGrid(Callback):
     Args:
         rows: images whose conditions are sampled.
         columns: samples per condition.
-        every_n_epochs: validations of other epochs draw nothing.
+        every_n_epochs: during training, validations of other epochs draw nothing.
         seed: of the latents.
 
     Raises:
@@ -68,8 +68,9 @@ class SampleGrid(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, in the epochs that are due."""
-        if not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        """Draw, during training in the epochs that are due."""
+        due = trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if due and not trainer.sanity_checking:
             self._draw(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

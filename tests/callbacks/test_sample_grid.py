@@ -40,6 +40,9 @@ def test_sheets_show_conditions_and_the_same_latents(tmp_path):
     run.validate(model, datamodule=digits(), verbose=False)
     with np.load(tmp_path / "samples" / "00000004.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["images"], sheets[1])
+    rare = trainer(tmp_path / "rare", callbacks=[SampleGrid(rows=2, columns=2, every_n_epochs=5)])
+    rare.validate(model, datamodule=digits(), verbose=False)
+    assert (tmp_path / "rare" / "samples.png").is_file()  # what is asked for alone is drawn
     width, height = Image.open(tmp_path / "samples.png").size
     assert width > 300
     assert height > 300
