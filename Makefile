@@ -1,5 +1,6 @@
 # `make demo` and `make test` do everything on a fresh machine: they create .venv and install what they need.
 PYTHON ?= python3
+PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -16,8 +17,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## raw and constrained detectors on procedural data: tables and pictures in runs/demo
 	$(BIN)/python demo.py
 
-test: install  ## the whole test suite
-	$(BIN)/python -m pytest
+test: install  ## the whole test suite, in PROCESSES processes; a file's tests stay together
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check
