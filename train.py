@@ -17,6 +17,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
@@ -26,10 +27,12 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from omegaconf.errors import OmegaConfBaseException
 
 import callbacks
 import datamodules
@@ -38,6 +41,7 @@ from callbacks.after_validation import AfterValidation
 from callbacks.run_directory import SaveRunConfig, find_checkpoint, new_run_directory, unused_path
 from callbacks.seed_per_rank import SeedPerRank
 from datamodules.audit import LEAST_IMAGES, AuditReport, audit
+from tuner.config_files import check_configs
 from tuner.trial_channel import CHANNEL
 
 __all__ = ["TrueLightCLI", "load_run", "main"]
@@ -50,6 +54,7 @@ DEFAULT_LOGGERS: list[dict[str, Any]] = [
 ]
 
 
+_OPTIONS = ["config", "seed_everything", "trainer", "model", "data", "experiment", "runs", "ckpt_path"]
 _QUIET_TRAINER = {"callbacks": None, "logger": False, "accelerator": "cpu", "devices": 1, "strategy": "auto"}
 
 
@@ -59,9 +64,9 @@ class FriendlyParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print the explanation, or jsonargparse's own text where there is none, and exit with status 2."""
         explained = explain_parse_error(message)
-        if explained is None or not self.exit_on_error:
+        if not self.exit_on_error:
             super().error(explained or message, ex)
-        print(f"error: {explained}", file=sys.stderr)
+        print(f"error: {explained or f'{message}. See `train.py SUBCOMMAND --help`.'}", file=sys.stderr)
         raise SystemExit(2) from ex
 
 
@@ -179,6 +184,17 @@ class TrueLightCLI(LightningCLI):
             parser.link_arguments("data.class_path", "model.init_args.num_classes", compute_fn=_class_count)
             parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line; an interpolation of nothing is refused by its key."""
+        try:
+            super().parse_arguments(parser, args)
+        except OmegaConfBaseException as error:
+            key = re.sub(r"^\w+\.", "", error.full_key or "") or "config"
+            reason = " ".join(str(error).partition("\n")[0].split())
+            raise ValueError(
+                f"{key}: {reason}. Write ${{other.key}}, ${{oc.env:NAME,default}}, or the value itself."
+            ) from error
+
     def _parse_ckpt_path(self) -> None:
         """Leave the command line alone: Lightning would let the checkpoint's hyperparameters overrule it."""
 
@@ -244,6 +260,8 @@ class TrueLightCLI(LightningCLI):
             wanted = str(found) if found else None
         elif not Path(wanted).is_file():
             raise SystemExit(f"error: ckpt_path: {wanted!r} is neither a file nor one of last, best.")
+        if wanted:
+            _plain_checkpoint(Path(wanted))
         config.ckpt_path = wanted
         rank_zero_info(f"Checkpoint: {wanted or 'none'}")
         own = wanted and root.resolve() in Path(wanted).resolve().parents and Path(wanted).parent.name == "checkpoints"
@@ -255,7 +273,7 @@ class TrueLightCLI(LightningCLI):
             super().instantiate_classes()
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with self._no_empty_run_left():
+        with self._no_empty_run_left(), self._unfitting_checkpoint():
             super()._run_subcommand(subcommand)
         if subcommand == "audit" and self.run_directory:  # callbacks save that of the others
             record = self._parser(subcommand).dump(self.save_config_kwargs["record"], skip_unset=False)
@@ -276,6 +294,20 @@ class TrueLightCLI(LightningCLI):
             if run and first_rank and {path.name for path in run.glob("*")} <= empty:
                 shutil.rmtree(run, ignore_errors=True)
             raise
+
+    @contextmanager
+    def _unfitting_checkpoint(self) -> Iterator[None]:
+        """Say which checkpoint does not fit the model."""
+        try:
+            yield
+        except RuntimeError as error:
+            file, text = self._get(self.config, "ckpt_path"), " ".join(str(error).split())
+            if file is None or not text.startswith("Error(s) in loading state_dict for"):
+                raise
+            raise ValueError(
+                f"ckpt_path: {file} does not fit the model: {text[:300]}{'...' if len(text) > 300 else ''} Build the "
+                "model that it was trained as: add -c config.yaml of its own run, or give another file."
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; without a checkpoint callback in the config, keep the best and the last epoch."""
@@ -304,7 +336,10 @@ class TrueLightCLI(LightningCLI):
             from tuner.trial_report import TrialReport
 
             kwargs["callbacks"] = [*kwargs.get("callbacks", configured), TrialReport.from_environment()]
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise ValueError(f"trainer: {error} See `train.py fit --help` for what its keys accept.") from error
         if self.run_directory:
             rank_zero_info(f"Run directory: {self.run_directory}")
         return trainer
@@ -312,8 +347,29 @@ class TrueLightCLI(LightningCLI):
 
 def _looks_for_best(checkpoint: Path) -> bool:
     """Whether the run of a checkpoint watches a figure to keep the best epoch by."""
-    callbacks_state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
-    return any(key.startswith("ModelCheckpoint{'monitor': '") for key in callbacks_state)
+    return any(key.startswith("ModelCheckpoint{'monitor': '") for key in _plain_checkpoint(checkpoint)["callbacks"])
+
+
+def _plain_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Content of a run's checkpoint, tensors left on the disk; refuses other files, before a run directory is made."""
+    try:
+        content = torch.load(
+            checkpoint, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(checkpoint) or None
+        )
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition(". ")[0]
+        raise ValueError(
+            f"ckpt_path: the file is no checkpoint of plain tensors: {checkpoint} ({reason}). Give another file."
+        ) from error
+    except Exception as error:  # damage raises nearly any type
+        raise ValueError(
+            f"ckpt_path: {checkpoint} is damaged or no checkpoint ({error or type(error).__name__}). Give another file."
+        ) from error
+    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise ValueError(
+            f"ckpt_path: {checkpoint} is no checkpoint of a run. Weights alone are given with --model.weights FILE."
+        )
+    return content
 
 
 def explain_parse_error(message: str) -> str | None:
@@ -340,6 +396,8 @@ def explain_parse_error(message: str) -> str | None:
     unknown = re.search(r"Expected a dot import path string: (\S+)|No module named '(\S+)'", message)
     if unknown:
         name, key = unknown[1] or unknown[2], keys[-1] if keys else "class_path"
+        if owner and owner[1].startswith(f"{name}."):  # the module is not there: say which class was looked for
+            name = owner[1]
         known = _known_classes(key)
         listing = f" Known: {', '.join(known)}." if 0 < len(known) < 40 else ""
         return (
@@ -351,7 +409,29 @@ def explain_parse_error(message: str) -> str | None:
         expected = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", value[1])
         expected = re.sub(r"an? <class '(?:\w+\.)*(\w+)'>", r"\1", expected)
         return f"{'.'.join(keys)}: {expected[0].lower() + expected[1:]}, got {value[2]!r}."
-    return None
+    given = re.search(r"Given value: ([^\n]*)", message)
+    types = re.findall(r"Expected an? <class '(?:\w+\.)*(\w+)'>", message)
+    if keys and given and keys[0] in ("model", "data"):
+        base = {"model": "LightningModule", "data": "LightningDataModule"}[keys[0]]
+        return f"{keys[0]}: {given[1]} is no {base}. Known: {', '.join(_known_classes(keys[0]))}."
+    if keys and given and types:
+        return f"{keys[0]}: expected {' or '.join(dict.fromkeys(types))}, got {given[1]!r}."
+    return _explain_unknown_option(message)
+
+
+def _explain_unknown_option(message: str) -> str | None:
+    """The nearest option there is."""
+    unknown = re.search(r"does not accept option '([^']+)'|unrecognized arguments: (\S+)", message)
+    if unknown is None:
+        return None
+    given = unknown[1] or unknown[2]
+    if not unknown[1] and not given.startswith("-"):
+        return f"{given!r} belongs to no option: write --KEY VALUE or --KEY=VALUE."
+    head, _, rest = given.lstrip("-").partition("=")[0].partition(".")
+    if head == "trainer" and rest:
+        known = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
+        return f"trainer has no option {rest!r}.{_did_you_mean(rest, known)} It accepts: {', '.join(known)}."
+    return f"{head!r} is no option.{_did_you_mean(head, _OPTIONS)} Options are: {', '.join(_OPTIONS)}."
 
 
 def _import(class_path: str) -> Any:
@@ -422,6 +502,8 @@ def main(args: ArgsType = None, run: bool = True) -> TrueLightCLI:
         sys.argv[1:] = with_own_configs(sys.argv[1:])
     elif isinstance(args, list):
         args = with_own_configs(args)
+    given = sys.argv[1:] if args is None else args
+    check_configs(given if isinstance(given, list) else [])
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     torch.set_float32_matmul_precision("high")
     with warnings.catch_warnings():

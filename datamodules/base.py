@@ -67,8 +67,10 @@ class ImageDataModule(LightningDataModule):
         crop_size: int | None = None,
     ) -> None:
         super().__init__()
-        if image_size < 1 or batch_size < 1:
+        if min(image_size or 0, batch_size or 0) < 1:  # a config's null comes as None
             raise ValueError(f"data.image_size={image_size} and data.batch_size={batch_size} must be at least 1.")
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f"data.num_workers={num_workers} must be at least 0.")
         if seed < 0:
             raise ValueError(f"data.seed={seed} must not be negative.")
         self.image_size = image_size
@@ -110,9 +112,11 @@ class ImageDataModule(LightningDataModule):
         """Loader over this process's share of a data set.
 
         Raises:
-            ValueError: if there are fewer images than processes.
+            ValueError: if there are no images, or fewer than processes.
         """
         trainer = self.trainer
+        if trainer is not None and not len(dataset):  # type: ignore[arg-type]
+            raise ValueError("data: there are no images for one of the parts; look at its splits and fractions.")
         if trainer is not None and len(dataset) < trainer.world_size:  # type: ignore[arg-type]
             raise ValueError(
                 f"{len(dataset)} images cannot be shared by {trainer.world_size} processes; "  # type: ignore[arg-type]

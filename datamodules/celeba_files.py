@@ -54,7 +54,7 @@ def read_face_table(
 
     Raises:
         FileNotFoundError: if folder or table are missing.
-        ValueError: if an attribute is unknown, or no image of the table exists.
+        ValueError: if an attribute is unknown, no image of the table exists, or a table is damaged or incomplete.
     """
     root = Path(root)
     folder = _image_folder(root, images)
@@ -70,7 +70,8 @@ def read_face_table(
             f"None of the {len(frame)} files that the table names, such as {frame.index[0]!r}, is in {folder}. Set "
             "data.images to the folder that has them."
         )
-    values = (frame.loc[names, attributes].to_numpy() > 0).astype(np.float32)
+    frame = _numbers(frame[attributes], _found(root, _ATTRIBUTES, table), "1 or -1")
+    values = (frame.loc[names].to_numpy() > 0).astype(np.float32)
     return FaceTable([folder / name for name in names], values, _landmarks(root, names), _parts(root, names))
 
 
@@ -123,37 +124,75 @@ def _found(root: Path, name: str, given: str | None = None, needed: bool = False
 def _read(path: Path | None) -> pd.DataFrame:
     """A table, indexed by file name. CelebA's text tables begin with a count and leave the first heading out."""
     assert path is not None
-    if path.suffix == ".csv":
-        return pd.read_csv(path, index_col=0)
-    lines = path.read_text().splitlines()
-    if len(lines) > 1 and len(lines[0].split()) == 1:
-        rows = [line.split() for line in lines[2:] if line.strip()]
-        columns = lines[1].split()
-    else:  # the partition has no heading at all
-        rows = [line.split() for line in lines if line.strip()]
-        columns = [f"column_{index}" for index in range(len(rows[0]) - 1)]
-    return pd.DataFrame([row[1:] for row in rows], [row[0] for row in rows], columns).astype(float)
+    try:
+        frame = pd.read_csv(path, index_col=0) if path.suffix == ".csv" else _of_lines(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8.") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path} is empty or no table ({error}); restore it.") from error
+    if frame.empty:
+        raise ValueError(f"{path} is empty; restore it.")
+    if frame.index.has_duplicates:
+        twice = frame.index[frame.index.duplicated()][0]
+        raise ValueError(f"{path} has two rows for {twice}; remove one.")
+    return frame
+
+
+def _of_lines(path: Path) -> pd.DataFrame:
+    """A table of words between spaces."""
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    has_heading = len(lines) > 1 and len(lines[0]) == 1  # the partition has none at all
+    start = 2 if has_heading else 0
+    rows = [(number, line) for number, line in enumerate(lines[start:], start + 1) if line]
+    columns = lines[1] if has_heading else [f"column_{index}" for index in range(len(rows[0][1]) - 1 if rows else 0)]
+    for number, row in rows:
+        if len(row) != len(columns) + 1:
+            raise ValueError(
+                f"{path}, line {number}: a file name and {len(row) - 1} values for {len(columns)} columns; complete it."
+            )
+    return pd.DataFrame([row[1:] for _, row in rows], [row[0] for _, row in rows], columns)
+
+
+def _numbers(frame: pd.DataFrame, path: Path | None, accepted: str) -> pd.DataFrame:
+    """The table as numbers."""
+    numbers = frame.apply(pd.to_numeric, errors="coerce")
+    wrong = np.argwhere(numbers.isna().to_numpy())
+    if len(wrong):
+        row, column = wrong[0]
+        raise ValueError(
+            f"{path}: {frame.iat[row, column]!r} is the value of {frame.columns[column]} for {frame.index[row]}; it "
+            f"must be {accepted}."
+        )
+    return numbers
 
 
 def _landmarks(root: Path, names: list[str]) -> NDArray[np.float32] | None:
     path = _found(root, _LANDMARKS)
     if path is None:
         return None
-    frame = _read(path).reindex(names)
-    points = np.stack([frame[[f"{point}_x", f"{point}_y"]].to_numpy() for point in _POINTS], axis=1)
-    if np.isnan(points).any():
-        missing = names[int(np.isnan(points).any((1, 2)).argmax())]
-        raise ValueError(
-            f"{path} has no landmarks of {missing}; remove the table to use mean positions, or complete it."
-        )
-    return points.astype(np.float32)
+    frame = _read(path)
+    columns = [f"{point}_{axis}" for point in _POINTS for axis in "xy"]
+    lacking = [column for column in columns if column not in frame.columns] or sorted(set(names) - set(frame.index))
+    if lacking:
+        what = "column" if lacking[0] in columns else "landmarks of"
+        raise ValueError(f"{path} has no {what} {lacking[0]}; remove the table to use mean positions, or complete it.")
+    points = _numbers(frame.loc[names, columns], path, "a number of pixels")
+    return points.to_numpy().reshape(-1, 5, 2).astype(np.float32)
 
 
 def _parts(root: Path, names: list[str]) -> NDArray[np.int64] | None:
     path = _found(root, _PARTITION)
     if path is None:
         return None
-    column = _read(path).reindex(names).iloc[:, 0]
-    if column.isna().any():
-        raise ValueError(f"{path} does not say which part {column[column.isna()].index[0]} belongs to.")
-    return column.to_numpy().astype(np.int64)
+    frame = _read(path)
+    lacking = sorted(set(names) - set(frame.index))
+    if lacking:
+        raise ValueError(
+            f"{path} does not say which part {lacking[0]} belongs to; remove the table to draw parts, or complete it."
+        )
+    accepted = "0, 1 or 2: training, validation or test"
+    parts = _numbers(frame.loc[names].iloc[:, :1], path, accepted).iloc[:, 0]
+    other = parts[~parts.isin([0, 1, 2])]
+    if len(other):
+        raise ValueError(f"{path} gives {other.index[0]} the part {other.iloc[0]}; it must be {accepted}.")
+    return parts.to_numpy().astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +43,24 @@ def manifest_from_csv(csv_file: str | Path, root: str | Path | None = None) -> p
     """
     csv_file = Path(csv_file).expanduser()
     if not csv_file.is_file():
-        raise ManifestError(f"The manifest {csv_file} does not exist; pass --data.manifest FILE.")
+        state = "is a folder" if csv_file.is_dir() else "does not exist"
+        raise ManifestError(f"The manifest {csv_file} {state}; pass --data.manifest FILE.")
     root = csv_file.parent if root is None else existing_root(root)
     records: list[dict[str, Any]] = []
     lines: dict[str, int] = {}
-    with open(csv_file, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        header = _header(csv_file, next(reader, []))
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            where = f"{csv_file}, line {reader.line_num}"
-            if len(cells) != len(header):
-                raise ManifestError(
-                    f"{where}: {len(cells)} values for {len(header)} columns; quote values with commas."
-                )
-            record = _record(where, dict(zip(header, (cell.strip() for cell in cells), strict=True)), root)
-            first = lines.setdefault(record["path"], reader.line_num)
-            if first != reader.line_num:
-                raise ManifestError(f"{where}, column path: {record['path']!r} is already on line {first}; remove one.")
-            records.append(record)
+    rows = _rows(csv_file)
+    header = _header(csv_file, next(rows, (1, []))[1])
+    for line, cells in rows:
+        if not any(cell.strip() for cell in cells):
+            continue
+        where = f"{csv_file}, line {line}"
+        if len(cells) != len(header):
+            raise ManifestError(f"{where}: {len(cells)} values for {len(header)} columns; quote values with commas.")
+        record = _record(where, dict(zip(header, (cell.strip() for cell in cells), strict=True)), root)
+        first = lines.setdefault(record["path"], line)
+        if first != line:
+            raise ManifestError(f"{where}, column path: {record['path']!r} is already on line {first}; remove one.")
+        records.append(record)
     if not records:
         raise ManifestError(f"{csv_file} has no rows; each image needs one, with path and label.")
     measured = {name: _nullable(MEASURED_COLUMNS[name]) for name in MEASURED_COLUMNS if name in header}
@@ -72,6 +70,21 @@ def manifest_from_csv(csv_file: str | Path, root: str | Path | None = None) -> p
         dtype="object",
     )
     return frame.astype({"label": "int64", **measured})
+
+
+def _rows(csv_file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Cells of each row, with the line that it ends on."""
+    with open(csv_file, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        try:
+            for cells in reader:
+                yield reader.line_num, cells
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{csv_file} is not UTF-8 ({error.reason}); save it as UTF-8.") from error
+        except csv.Error as error:
+            raise ManifestError(
+                f"{csv_file}, line {reader.line_num + 1}: {error}; look for a quote that is never closed."
+            ) from error
 
 
 def _nullable(dtype: str) -> str:
@@ -89,7 +102,7 @@ def _header(csv_file: Path, cells: Sequence[str]) -> list[str]:
         if names:
             raise ManifestError(
                 f"{csv_file}, line 1: the header {fault} column {', '.join(map(repr, names))}; accepted are "
-                f"{', '.join(MANIFEST_COLUMNS)} (path and label are needed)."
+                f"{', '.join(MANIFEST_COLUMNS)} (path and label are needed), separated by commas."
             )
     return header
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import ImageDataModule, as_float
@@ -196,13 +197,13 @@ def read_feature_table(file: Path) -> tuple[pd.DataFrame, torch.Tensor]:
     """
     if not file.is_file():
         raise ManifestError(f"data.file={file} does not exist; give a table of features, .npz.")
-    with np.load(file, allow_pickle=False) as table:
-        if "features" not in table or not {"is_fake", "label"} & set(table.files):
-            raise ManifestError(f"{file} holds {table.files}; it needs `features` and one of `is_fake`, `label`.")
-        features = torch.from_numpy(table["features"].astype(np.float64))
-        labels = table["is_fake" if "is_fake" in table else "label"].astype(np.int64)
-        groups = table["group"].astype(str) if "group" in table else None
-        paths = table["path"].astype(str) if "path" in table else [f"{file.stem}/{i:06d}" for i in range(len(labels))]
+    table = _arrays(file)
+    if "features" not in table or not {"is_fake", "label"} & table.keys():
+        raise ManifestError(f"{file} holds {list(table)}; it needs `features` and one of `is_fake`, `label`.")
+    features = torch.from_numpy(table["features"].astype(np.float64))
+    labels = table["is_fake" if "is_fake" in table else "label"].astype(np.int64)
+    groups = table["group"].astype(str) if "group" in table else None
+    paths = table["path"].astype(str) if "path" in table else [f"{file.stem}/{i:06d}" for i in range(len(labels))]
     values = set(labels.tolist())
     if features.ndim != 2 or features.shape[0] != len(labels) or not values <= {0, 1}:
         raise ManifestError(
@@ -211,3 +212,15 @@ def read_feature_table(file: Path) -> tuple[pd.DataFrame, torch.Tensor]:
         )
     generator = np.where(labels == 1, "fake", "real").astype(object)
     return pd.DataFrame({"path": paths, "label": labels, "generator": generator, "group": groups}), features
+
+
+def _arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an ``.npz`` file."""
+    try:
+        with np.load(file, allow_pickle=False) as table:
+            return {name: table[name] for name in table.files}
+    except Exception as error:  # a damaged file raises nearly any type
+        raise ManifestError(
+            f"data.file={file} is no .npz file of plain numbers and text, or is damaged ({error}). Write it with "
+            "np.savez(file, features=..., label=...)."
+        ) from error

@@ -24,7 +24,8 @@ def commands() -> list[str]:
     """Lines of code blocks that begin with python, joined where they go on."""
     found = []
     for page in [ROOT / "README.md", *PAGES]:
-        for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        for block in (block for language, block in blocks if not language):
             lines = re.sub(r" *\\\n *", " ", block).splitlines()
             found += [line.split("  #")[0].strip() for line in lines if re.match(r"(\w+=\w+ )?(srun )?python ", line)]
     return sorted(set(found))

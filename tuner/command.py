@@ -18,6 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.config_files import read_config
 from tuner.plots import draw_study
 from tuner.settings import TuneSettings, open_study
 from tuner.space import ends
@@ -59,13 +60,13 @@ def tune(arguments: Sequence[str], resolve: Callable[[list[str]], str]) -> optun
     resolved = yaml.safe_load(_checked(settings, fit_arguments, parts, resolve))
     experiment = resolved["experiment"]
     folder = Path(resolved["runs"]) / experiment / "study"
+    study = open_study(settings, folder, experiment)
+    _refuse_another_space(study, settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
     for index, (place, text) in enumerate(parts):  # kept with the study, for workers and for the record
         file = folder / f"config-{index}.yaml"
         file.write_text(text, encoding="utf-8")
         fit_arguments[place] = str(file.absolute())
-    study = open_study(settings, folder, experiment)
-    _refuse_another_space(study, settings, folder)
     settings.save(folder / "settings.json", experiment=experiment, arguments=fit_arguments)
     try:
         _work(settings, study, folder)
@@ -116,8 +117,7 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str], list[tu
         if name not in ("-c", "--config"):
             continue
         file = Path(value if equals else next(items, ""))
-        if not file.is_file():
-            raise ValueError(f"--config: there is no file {str(file)!r}.")
+        read_config(file)
         rest.append(str(file.absolute()))
         content: Any = OmegaConf.load(file)
         if "tune" in content:
@@ -154,7 +154,12 @@ def _checked(
 
 
 def _refuse_another_space(study: optuna.Study, settings: TuneSettings, folder: Path) -> None:
-    """A study that was begun with other keys or ranges is another study."""
+    """A study that was begun with other keys, ranges or aim is another study."""
+    if study.direction.name.lower() != settings.direction:
+        raise ValueError(
+            f"tune.direction={settings.direction!r}, but study {study.study_name!r} was begun to "
+            f"{study.direction.name.lower()}: give the new one another --experiment or tune.study_name."
+        )
     for trial in study.get_trials(deepcopy=False):
         known = {p.key: p.distribution for p in settings.parameters}
         for key, distribution in trial.distributions.items():

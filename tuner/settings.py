@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal
 
 import optuna
@@ -61,6 +62,17 @@ class TuneSettings:
         for name, allowed in (("direction", ("minimize", "maximize")), ("value", ("best", "last"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"tune.{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}.")
+        numbers: dict[str, type | UnionType] = {
+            "n_trials": int,
+            "workers": int,
+            "hours": int | float,
+            "lease": int | float,
+        }
+        for name, kind in numbers.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (value is None and name in ("n_trials", "hours")):
+                whole = "whole " if kind is int else ""
+                raise ValueError(f"tune.{name}={value!r} must be a {whole}number.")
         if self.workers < 1 or self.lease <= 0:
             raise ValueError(f"tune.workers={self.workers} must be at least 1 and tune.lease={self.lease} positive.")
         if self.n_trials is None and self.hours is None:
@@ -82,7 +94,8 @@ class TuneSettings:
                 raise ValueError(f"tune has no option {key!r}.{hint} It has: {', '.join(known)}.")
         for key in ("space", "monitor"):
             if key not in values:
-                raise ValueError(f"tune.{key} is missing.")
+                example = {"space": "keys and their ranges", "monitor": "a logged metric, e.g. val/loss"}[key]
+                raise ValueError(f"tune.{key} is missing: give {example}, in the tune: part of a config.")
         return cls(**values)
 
     def save(self, file: Path, **further: Any) -> None:
@@ -100,22 +113,36 @@ def open_study(settings: TuneSettings, folder: Path, name: str) -> optuna.Study:
         settings: of the study.
         folder: for its journal.
         name: of the study where the settings give none.
+
+    Raises:
+        ValueError: if sampler or pruner cannot be built, or the storage cannot be opened.
     """
-    storage: BaseStorage
-    if settings.storage and "://" in settings.storage:
-        storage = RDBStorage(settings.storage)
-    else:
-        file = Path(settings.storage) if settings.storage else folder / "journal.log"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(file)))
-    return optuna.create_study(
-        storage=storage,
-        sampler=_sampler(settings),
-        pruner=_built("pruner", settings.pruner, {}) if settings.pruner else optuna.pruners.NopPruner(),
-        study_name=settings.study_name or name,
-        direction=settings.direction,
-        load_if_exists=True,
-    )
+    sampler = _sampler(settings)
+    pruner = _built("pruner", settings.pruner, {}) if settings.pruner else optuna.pruners.NopPruner()
+    try:
+        return optuna.create_study(
+            storage=_storage(settings.storage or str(folder / "journal.log")),
+            sampler=sampler,
+            pruner=pruner,
+            study_name=settings.study_name or name,
+            direction=settings.direction,
+            load_if_exists=True,
+        )
+    except Exception as error:  # databases, their drivers and journals raise nearly any type
+        reason = " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
+        raise ValueError(
+            f"tune.storage={settings.storage or str(folder / 'journal.log')!r} cannot be used ({reason}). Give a "
+            "journal file, or the URL of a database that is reached from here; a damaged one: restore it, or give "
+            "another."
+        ) from error
+
+
+def _storage(place: str) -> BaseStorage:
+    if "://" in place:
+        return RDBStorage(place)
+    file = Path(place)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(file)))
 
 
 def _sampler(settings: TuneSettings) -> Any:

@@ -42,6 +42,8 @@ def parse_space(space: Mapping[str, Mapping[str, Any]]) -> list[Parameter]:
     Raises:
         ValueError: if an entry is not understood; the message names it.
     """
+    if not isinstance(space, Mapping):
+        raise ValueError(f"tune.space={space!r} must be a mapping of dotted keys, each with its type and range.")
     if not space:
         raise ValueError("tune.space is empty: name at least one key, e.g. model.init_args.optimizer.init_args.lr.")
     parameters = [_parameter(key, entry) for key, entry in space.items()]
@@ -93,6 +95,9 @@ def _parameter(key: str, entry: Any) -> Parameter:
     options = {name: value for name, value in entry.items() if name not in ("type", "when")}
     if unknown := options.keys() - _KEYS[kind]:
         raise ValueError(f"tune.space.{key} has no option {sorted(unknown)[0]!r}; {kind} has {sorted(_KEYS[kind])}.")
+    for name in options.keys() & {"low", "high", "step"}:
+        if options[name] is not None and not isinstance(options[name], int | float):
+            raise ValueError(f"tune.space.{key}: {name}={options[name]!r} must be a number.")
     try:
         distribution: BaseDistribution
         if kind == "categorical":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 from timm.models import load_state_dict
@@ -31,8 +30,10 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         raise FileNotFoundError(f"model.weights: there is no file {str(path)!r}.")
     try:
         state = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"model.weights={str(path)!r} holds more than tensors, or is damaged.") from error
+    except Exception as error:  # a damaged file raises nearly any type
+        raise ValueError(
+            f"model.weights={str(path)!r} holds more than tensors, or is damaged. Give another file."
+        ) from error
     prefix = next((prefix for prefix in _OURS if any(key.startswith(prefix) for key in state)), "")
     state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     expected = {key: value.shape for key, value in network.state_dict().items()}
