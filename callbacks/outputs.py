@@ -75,7 +75,7 @@ def log_table(trainer: Trainer, directory: Path, name: str, table: pd.DataFrame,
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.csv"
-    table.to_csv(path, index=index)
+    table.to_csv(path, index=index, errors="surrogateescape")  # names of files need not be UTF-8
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_table(key=name, dataframe=table.reset_index() if index else table)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -139,10 +141,22 @@ def open_study(settings: TuneSettings, folder: Path, name: str) -> optuna.Study:
 
 def _storage(place: str) -> BaseStorage:
     if "://" in place:
+        if place.startswith("sqlite:///"):
+            _refuse_foreign(Path(place.removeprefix("sqlite:///")))
         return RDBStorage(place)
     file = Path(place)
     file.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(file)))
+
+
+def _refuse_foreign(file: Path) -> None:
+    """Refuse a database of another program before Optuna adds its tables to it."""
+    if not file.is_file() or not file.stat().st_size:
+        return
+    with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "studies" not in tables:
+        raise ValueError(f"it holds {min(tables)!r} of another program")
 
 
 def _sampler(settings: TuneSettings) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +14,7 @@ from torch.utils.data import DataLoader
 
 import callbacks.prediction_writer
 from callbacks import PredictionWriter
+from callbacks.outputs import log_table
 
 
 class Brightness(LightningModule):
@@ -132,3 +136,9 @@ def test_modules_that_lack_something_are_told(tmp_path):
         predict(tmp_path, Promises(), PredictionWriter())
     with pytest.raises(TypeError, match=r"needs NoPath.predict_step to return a `path`"):
         predict(tmp_path, NoPath(), PredictionWriter())
+
+
+def test_names_that_are_not_utf8_are_written_as_they_are(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    log_table(SimpleNamespace(loggers=[]), tmp_path, "table", pd.DataFrame({"path": [name]}), index=False)
+    assert (tmp_path / "table.csv").read_bytes() == b"path\ncaf\xe9.png\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -111,6 +113,18 @@ def test_unknown_keys_and_bad_ends_of_ranges_fail_before_the_first_trial(capsys)
             write(space={LR: {"type": "float", "low": 0.01, "high": 1}}, sampler={"class_path": "nowhere.Sampler"}),
             resolved_config,
         )
+
+
+def test_a_database_of_another_program_is_refused_and_left_as_it_is():
+    with closing(sqlite3.connect("foreign.db")) as database, database:
+        database.execute("CREATE TABLE recipes (name TEXT)")
+    before = Path("foreign.db").read_bytes()
+    space = {LR: {"type": "float", "low": 0.01, "high": 0.1}}
+    with pytest.raises(
+        ValueError, match=r"tune\.storage='sqlite:///foreign\.db'.*'recipes' of another program.*another"
+    ):
+        tune(write(space=space, storage="sqlite:///foreign.db"), resolved_config)
+    assert Path("foreign.db").read_bytes() == before
 
 
 def test_help_lists_tune_and_its_settings(capsys):
