@@ -16,6 +16,7 @@ from callbacks.sample_grid import SampleGrid
 from callbacks.seed_per_rank import SeedPerRank
 from callbacks.spectrum_plots import SpectrumPlots
 from callbacks.trajectory_recorder import TrajectoryRecorder
+from callbacks.translation_writer import TranslationWriter
 from callbacks.video_verdicts import VideoVerdicts
 from callbacks.weight_average import WeightAverage
 
@@ -37,6 +38,7 @@ __all__ = [
     "SeedPerRank",
     "SpectrumPlots",
     "TrajectoryRecorder",
+    "TranslationWriter",
     "VideoVerdicts",
     "WeightAverage",
 ]

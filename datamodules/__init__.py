@@ -7,10 +7,12 @@ from datamodules.clustering_data import Cifar10ClusteringDataModule, Cifar100Clu
 from datamodules.corrupted import CorruptedCifar10DataModule, CorruptedImageNetDataModule
 from datamodules.face_attributes import FaceAttributesDataModule
 from datamodules.face_sets import CelebARealFakeDataModule, FaceForensicsDataModule, FacesHQDataModule
+from datamodules.few_shot_attributes import FewShotAttributeDataModule
 from datamodules.gen_image import GenImageDataModule
 from datamodules.manifest import ManifestError
 from datamodules.mnist import MnistDataModule
 from datamodules.procedural_faces import ProceduralFacesDataModule
+from datamodules.procedural_few_shot import ProceduralFewShotDataModule
 from datamodules.procedural_genimage import ProceduralGenImageDataModule
 from datamodules.real_fake import RealFakeDataModule
 from datamodules.selections import BalanceClasses, BalanceLabels, RealQuality, RealSize, SelectionError
@@ -35,11 +37,13 @@ __all__ = [
     "FaceForensicsDataModule",
     "FacesHQDataModule",
     "FeatureTableDataModule",
+    "FewShotAttributeDataModule",
     "GenImageDataModule",
     "ImageDataModule",
     "ManifestError",
     "MnistDataModule",
     "ProceduralFacesDataModule",
+    "ProceduralFewShotDataModule",
     "ProceduralGenImageDataModule",
     "RealFakeDataModule",
     "RealQuality",

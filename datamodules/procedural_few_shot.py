@@ -91,9 +91,9 @@ class ProceduralFewShotDataModule(FewShotEpisodes):
         everyone = self.known + self.held_out
         val, test = (self._pool(part, 20 * self.queries, everyone) for part in ("val", "test"))
         shots = self._pool("shots", 2 * len(self.held_out) * max(50, 2 * self.shots), self.held_out)
-        common = {"source_classes": self.known, "shots": self.shots, "sources": self.sources, "palette": self.palette}
-        learnt = EpisodePlan(self.known, recoloured=self.recoloured, forbidden=self.held_out, **common)
-        judged = EpisodePlan(self.held_out, queries=self.queries, **common)
+        plan = EpisodePlan(self.known, self.known, self.shots, self.sources, palette=self.palette)
+        learnt = replace(plan, recoloured=self.recoloured, forbidden=self.held_out)
+        judged = replace(plan, targets=self.held_out, queries=self.queries)
         self.train_set = Episodes(learnt, self.train_tasks, train)
         count = self.test_draws * len(self.held_out)
         self.val_set = Episodes(judged, count, train, val, shots)

@@ -42,17 +42,23 @@ def reptile_gradient(start: Sequence[Tensor], adapted: Sequence[Sequence[Tensor]
         return [before - torch.stack(list(after)).mean(0) for before, after in zip(start, columns, strict=True)]
 
 
-def sgd_step(loss: Tensor, parameters: Parameters, lr: float, keep_graph: bool = False) -> Parameters:
+def sgd_step(
+    loss: Callable[[Parameters], Tensor], parameters: Parameters, lr: float, keep_graph: bool = False
+) -> Parameters:
     """Parameters after a step of plain gradient descent, as new tensors.
 
+    The gradient is partial: what else the loss depends on counts as constant, also where that has come about from
+    these parameters, as another player's answer to them.
+
     Args:
-        loss: scalar that depends on the parameters.
+        loss: from the parameters to a scalar.
         parameters: named tensors that ask for gradients.
         lr: step size.
         keep_graph: let gradients flow through the step, as MAML needs; otherwise the new tensors are leaves.
     """
-    slopes = torch.autograd.grad(loss, list(parameters.values()), create_graph=keep_graph)
-    moved = {name: value - lr * slope for (name, value), slope in zip(parameters.items(), slopes, strict=True)}
+    own = {name: value.view_as(value) for name, value in parameters.items()}
+    slopes = torch.autograd.grad(loss(own), list(own.values()), create_graph=keep_graph, materialize_grads=True)
+    moved = {name: value - lr * slope for (name, value), slope in zip(own.items(), slopes, strict=True)}
     return moved if keep_graph else {name: value.detach().requires_grad_() for name, value in moved.items()}
 
 
@@ -83,7 +89,7 @@ def maml_gradient(
     gradients: Players = {}
     for name, loss in losses.items():
         place = players[name] if first_order else start[name]
-        slopes = torch.autograd.grad(loss, list(place.values()), retain_graph=True)
+        slopes = torch.autograd.grad(loss, list(place.values()), retain_graph=True, materialize_grads=True)
         gradients[name] = dict(zip(place, (slope.detach() for slope in slopes), strict=True))
     return gradients, {name: loss.detach() for name, loss in losses.items()}
 

@@ -5,6 +5,7 @@ from lightning_modules.attribute_classifier import AttributeClassifier
 from lightning_modules.attribute_inpainting_gan import AttributeInpaintingGAN
 from lightning_modules.autoencoder_embedding import AutoencoderEmbedding, PixelEmbedding
 from lightning_modules.contrastive_embedding import ContrastiveEmbedding
+from lightning_modules.few_shot_translation_gan import FewShotTranslationGAN
 from lightning_modules.fidelity_inception import FidelityInception
 from lightning_modules.gan import GANAdam
 from lightning_modules.image_classifier import ImageClassifier
@@ -20,6 +21,7 @@ __all__ = [
     "AttributeInpaintingGAN",
     "AutoencoderEmbedding",
     "ContrastiveEmbedding",
+    "FewShotTranslationGAN",
     "FidelityInception",
     "GANAdam",
     "ImageClassifier",

@@ -49,6 +49,20 @@ class Samples(Dataset[dict[str, Any]]):
             "attributes": self.attributes[index],
             "mask": self.mask,
             "box": torch.tensor([8.0, 16.0, 24.0, 28.0]),
+            **self._episode(index),
+        }
+
+    def _episode(self, index: int) -> dict[str, Any]:
+        """A few-shot task: two shots of one class, three sources of the other."""
+        others = torch.arange(index + 1, index + 7, 2) % len(self)
+        shots = torch.arange(index, index + 4, 2) % len(self)
+        return {
+            "support_image": self.images[shots],
+            "source_image": self.images[others],
+            "source_slot": torch.zeros(3, dtype=torch.int64),
+            "query_image": self.images[others],
+            "query_hair": self.mask.expand(3, 1, SIZE, SIZE),
+            "target": self.labels[index],
         }
 
 
@@ -70,6 +84,11 @@ def _inpainting() -> LightningModule:
     return modules.AttributeInpaintingGAN(ATTRIBUTES, width=4, critic_width=4, critic_depth=2, local_size=8)
 
 
+def _few_shot() -> LightningModule:
+    small = {"width": 4, "blocks": 1, "critic_width": 4, "inner_batch": 2, "inner_steps": 2, "adaptation_steps": [0, 1]}
+    return modules.FewShotTranslationGAN(source_slots=1, image_size=SIZE, **small)
+
+
 MODULES: dict[str, Callable[[], LightningModule]] = {
     "ImageDetector": _detector,
     "ImageClassifier": lambda: modules.ImageClassifier(**CNN, num_classes=2, **PLAIN, optimizer=SGD),
@@ -83,9 +102,10 @@ MODULES: dict[str, Callable[[], LightningModule]] = {
     "AttributeClassifier": lambda: modules.AttributeClassifier(ATTRIBUTES, **CNN, optimizer=SGD),
     "LatentConditionedGAN": _latent,
     "AttributeInpaintingGAN": _inpainting,
+    "FewShotTranslationGAN": _few_shot,
 }
 FITTED = {"SpectrumDetector", "AdversarialDetector"}  # in one pass over the training images, without an optimiser
-PLAYERS = {"LatentConditionedGAN", "AttributeInpaintingGAN"}
+PLAYERS = {"LatentConditionedGAN", "AttributeInpaintingGAN", "FewShotTranslationGAN"}
 
 
 def build(name: str) -> LightningModule:

@@ -16,6 +16,7 @@ from torchvision.datasets import STL10
 from lightning_modules import AttributeClassifier, ImageClassifier
 from train import main
 
+HAIR = ["Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"]
 FRAGMENTS = {"trainer", "logger", "callbacks", "tuner"}
 EXPERIMENTS = sorted(
     path for path in (ROOT / "configs").rglob("*.yaml") if path.relative_to(ROOT / "configs").parts[0] not in FRAGMENTS
@@ -51,6 +52,7 @@ def write_celeba(root: Path) -> None:
         write_image(root / "img_align_celeba" / name, noise(rng, 218, 178))
     columns = ["Smiling", "Mustache", "Eyeglasses", "Mouth_Slightly_Open", "No_Beard", "Narrow_Eyes"]
     values = {name: 2 * (np.arange(40) % (2 + index % 3) == 0) - 1 for index, name in enumerate(columns)}
+    values |= {name: 2 * (np.arange(40) % 4 == index) - 1 for index, name in enumerate(HAIR)}  # one colour each
     pd.DataFrame(values, index=pd.Index(names, name="image_id")).to_csv(root / "list_attr_celeba.csv")
 
 
@@ -94,6 +96,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, judged, backbone in (
         ("faces", ["smile", "moustache"], {"backbone_kwargs": {"width": 16}}),
         ("celeba", ["Smiling", "Mustache", "Eyeglasses"], {"backbone": "cifar_resnet20"}),
+        ("hair", HAIR, {"backbone_kwargs": {"width": 16}}),
     ):
         save_victim(AttributeClassifier(judged, **backbone), root / "judges" / f"{name}.ckpt")
     (root / "unmasking").mkdir()
@@ -125,6 +128,15 @@ def test_experiment_config_steps(config, data_root, monkeypatch):
         small = ["--data.batch_size=4", "--data.num_workers=0"]
     if "ConditionedGAN" in text:
         check_gan_config(config, small)
+        return
+    if "FewShotTranslationGAN" in text:
+        small = ["--data.shots=1", "--data.sources=4", "--data.queries=4", "--data.test_draws=1", "--data.batch_size=1"]
+        small += ["--data.num_workers=0", "--model.inner_steps=1", "--model.inner_batch=2", "--model.width=8"]
+        small += ["--model.adaptation_steps=[0, 1]", "--model.critic_width=8"]
+        cli = main(["fit", "-c", str(config), *CPU, *small, "--trainer.fast_dev_run=1"])
+        assert cli.model.outer_steps == 1
+        assert np.isfinite(float(cli.trainer.callback_metrics["train/generator_loss"]))
+        assert np.isfinite(float(cli.trainer.callback_metrics["val/non_hair_l1/1"]))
         return
     if "ProceduralFaces" in text or "FaceAttributes" in text:
         drawn = ["--data.train=8", "--data.val=4", "--data.test=4"] if "ProceduralFaces" in text else []

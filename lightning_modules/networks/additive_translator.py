@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ class AdditiveTranslator(nn.Module):
         self.depth = depth
         self.door = nn.Conv2d(3 + slots, width, 3, padding=1)
         sizes = [width * 2**level for level in range(depth + 1)]
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 4, stride=2, padding=1) for fine, coarse in pairs)
         self.blocks = nn.Sequential(
             *(_Dilated(sizes[-1], _DILATIONS[index % len(_DILATIONS)]) for index in range(blocks))

@@ -1,0 +1,124 @@
+"""Images of a folder, translated to what a few shots show: a file for each, and a sheet of all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from callbacks.outputs import gather_objects, log_figure
+from callbacks.run_directory import run_directory, unused_path
+
+__all__ = ["TranslationWriter"]
+
+Pictures = NDArray[np.uint8]
+
+
+class TranslationWriter(Callback):
+    """Write what ``predict`` translates: ``translations/<name>.png``, and ``translations.png``, a sheet to look at.
+
+    The sheet shows the shots on top, and below them images above their translations. It needs a module whose
+    ``predict_step`` returns ``path`` and ``edited``, an image ``(3, H, W)`` in [0, 1] for each; shots are the batch's
+    ``support_image``, where it has some.
+
+    Args:
+        sheet: most images on the sheet; 0 draws none.
+        columns: of the sheet.
+
+    Raises:
+        ValueError: if a number makes no sense.
+    """
+
+    def __init__(self, sheet: int = 24, columns: int = 8) -> None:
+        if sheet < 0 or columns < 1:
+            raise ValueError(f"sheet={sheet} must not be negative, columns={columns} at least 1.")
+        self.sheet, self.columns = sheet, columns
+        self._folder = Path()
+        self._count = 0
+        self._shots: Pictures | None = None
+        self._kept: dict[str, tuple[Pictures, Pictures]] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier run."""
+        self._folder, self._count = run_directory(trainer) / "translations", 0
+        self._shots, self._kept = None, {}
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the files of a batch; each process writes its own.
+
+        Raises:
+            TypeError: if the module returns no translations.
+        """
+        if not isinstance(outputs, dict) or not {"path", "edited"} <= outputs.keys():
+            raise TypeError(
+                f"TranslationWriter needs {type(pl_module).__name__}.predict_step to return `path` and `edited`; it is "
+                "for modules that translate images, such as FewShotTranslationGAN."
+            )
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._shots is None and "support_image" in batch:
+            self._shots = _pixels(batch["support_image"])
+        for path, before, after in zip(
+            outputs["path"], _pixels(batch["image"]), _pixels(torch.stack(list(outputs["edited"]))), strict=True
+        ):
+            Image.fromarray(after).save(unused_path(self._folder / f"{Path(path).stem}.png"))
+            self._count += 1
+            if len(self._kept) < self.sheet:
+                self._kept[path] = before, after
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the sheet, and say where everything is."""
+        parts = gather_objects(trainer, (self._count, self._kept))
+        count = sum(written for written, _ in parts)
+        if not trainer.is_global_zero or not count:
+            return
+        message = f"{count} translated images: {self._folder}"
+        kept = {path: pair for _, pairs in parts for path, pair in pairs.items()}
+        pairs = [kept[path] for path in sorted(kept)[: self.sheet]]
+        if pairs:
+            figure = _sheet(pairs, self._shots, min(self.columns, len(pairs)))
+            message += f"\nSheet: {log_figure(trainer, run_directory(trainer), 'translations', figure)}"
+        rank_zero_info(message)
+
+
+def _sheet(pairs: list[tuple[Pictures, Pictures]], shots: Pictures | None, columns: int) -> Figure:
+    """Shots, then rows of images above rows of their translations."""
+    rows: list[tuple[str, list[Pictures]]] = []
+    shown = [] if shots is None else list(shots)
+    rows += [("shots", shown[start : start + columns]) for start in range(0, len(shown), columns)]
+    for start in range(0, len(pairs), columns):
+        part = pairs[start : start + columns]
+        rows += [("before", [before for before, _ in part]), ("after", [after for _, after in part])]
+    figure = Figure(figsize=(1.1 * columns + 0.6, 1.15 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, pictures) in zip(grid, rows, strict=True):
+        for axes in line:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_frame_on(False)
+        for axes, picture in zip(line, pictures, strict=False):
+            axes.imshow(picture, interpolation="nearest")
+        line[0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+def _pixels(images: Tensor) -> Pictures:
+    pixels: Pictures = (images.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
