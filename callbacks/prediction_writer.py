@@ -109,6 +109,8 @@ def _table(outputs: dict[str, Any]) -> pd.DataFrame:
             if key == "path":
                 columns[key] = list(value)
             continue
+        if value.ndim > 2:  # images and maps are for other callbacks
+            continue
         array = value.detach().float().cpu().numpy()
         if key == "verdict" and names is not None:
             columns[key] = [names[int(index)] for index in array]

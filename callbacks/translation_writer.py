@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
@@ -26,7 +25,7 @@ class TranslationWriter(Callback):
     """Write what ``predict`` translates: ``translations/<name>.png``, and ``translations.png``, a sheet to look at.
 
     The sheet shows the shots on top, and below them images above their translations. It needs a module whose
-    ``predict_step`` returns ``path`` and ``edited``, an image ``(3, H, W)`` in [0, 1] for each; shots are the batch's
+    ``predict_step`` returns ``path`` and ``edited``, images ``(B, 3, H, W)`` in [0, 1]; shots are the batch's
     ``support_image``, where it has some.
 
     Args:
@@ -76,7 +75,7 @@ class TranslationWriter(Callback):
         if self._shots is None and "support_image" in batch:
             self._shots = _pixels(batch["support_image"])
         for path, before, after in zip(
-            outputs["path"], _pixels(batch["image"]), _pixels(torch.stack(list(outputs["edited"]))), strict=True
+            outputs["path"], _pixels(batch["image"]), _pixels(outputs["edited"]), strict=True
         ):
             Image.fromarray(after).save(unused_path(self._folder / f"{Path(path).stem}.png"))
             self._count += 1

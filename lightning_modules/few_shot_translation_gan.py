@@ -301,7 +301,7 @@ class FewShotTranslationGAN(LightningModule):
         self._translator.clear()
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Paths and translated images, ``edited``, B of ``(3, H, W)``; the target is learnt from the shots first.
+        """Paths and translated images, ``edited`` ``(B, 3, H, W)``; the target is learnt from the shots first.
 
         Raises:
             ValueError: if the batch brings no shots.
@@ -311,7 +311,7 @@ class FewShotTranslationGAN(LightningModule):
         if not self._translator:
             steps = self.hparams["predict_steps"] or self.adaptation_steps[-1]
             self._translator.append(self.adapt(batch["support_image"], steps, batch["source_image"]))
-        return {"path": batch["path"], "edited": list(self._translator[0](batch["image"]))}
+        return {"path": batch["path"], "edited": self._translator[0](batch["image"])}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The outer optimiser, of both networks; joint training moves all the way."""

@@ -118,7 +118,7 @@ def _measured(variant: str, seed: int, options: argparse.Namespace, rest: list[s
     if variant == "full":
         common.append(f"--model.adaptation_steps=[{options.full_steps}]")
     if variant == "joint":
-        common.append("--model.meta=joint")
+        common += ["--model.meta=joint", "--data.batch_size=8"]  # eight tasks at once, as many updates
     given = options.checkpoints and options.checkpoints / f"{variant}_{seed}.ckpt"
     if variant in ("scratch", "full") or (given and given.is_file()):
         cli = main([*common, "--trainer.enable_checkpointing=false"], run=False)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
-from callbacks import EditWriter, SampleGrid
+from callbacks import EditWriter, PredictionWriter, SampleGrid
 from datamodules import ProceduralFacesDataModule
 from datamodules.synthetic.face_parameters import draw_faces
 from datamodules.synthetic.faces import face_landmarks, render_faces
@@ -172,7 +172,7 @@ def test_a_perfect_edit_has_perfect_figures():
 
 def test_predict_writes_edits_beside_what_they_were_made_from(tmp_path):
     model = gan(edit={"moustache": False})
-    trainer = Trainer(default_root_dir=tmp_path, callbacks=[EditWriter()], **QUIET)
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=[EditWriter(), PredictionWriter()], **QUIET)
     outputs = trainer.predict(model, datamodule=faces())
     assert outputs[0]["after"][:, 1].sum() == 0
     assert torch.equal(outputs[0]["after"][:, 0], outputs[0]["before"][:, 0])

