@@ -164,6 +164,12 @@ def inputs(name: str) -> tuple[Tensor, ...]:
     return (batch["image"],)
 
 
+def _one_thread() -> None:
+    """Sums have the same order however many processes there are: Lightning would divide the cores among them."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
 class Killed(Callback):
     """Ends the process without a word in the second epoch."""
 
@@ -175,13 +181,13 @@ class Killed(Callback):
 
 def be_killed(name: str, folder: Path) -> None:
     """Train in a process that dies."""
-    torch.set_num_threads(1)
+    _one_thread()
     fit(name, folder, Killed())
 
 
 def one_of_two(rank: int, port: int, folder: Path, strategy: str, names: list[str]) -> None:
     """Train each module as one of two processes, and write its weights, or what went wrong."""
-    torch.set_num_threads(1)
+    _one_thread()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank)}
     for name in names:
@@ -192,7 +198,7 @@ def one_of_two(rank: int, port: int, folder: Path, strategy: str, names: list[st
 
 def command_line(rank: int, port: int, folder: Path, arguments: list[str], machines: int) -> None:
     """The command line as one of two processes: of one machine, or each alone on its own as ``torchrun`` starts it."""
-    torch.set_num_threads(1)
+    _one_thread()
     os.chdir(folder)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     if machines == 1:

@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT
 from matplotlib.figure import Figure
 from processes import run_two, server
+from torch.utils.data import DataLoader, DistributedSampler
 
 from callbacks import BiasProbe, HessianSpectrum, LossLandscape, RobustnessIndicators, SampleGrid, WeightAverage
 
@@ -150,6 +151,21 @@ def outcome(name: str, feature: str) -> str:
 def test_works_or_says_what_is_missing(name, feature):
     seen = outcome(name, feature)
     assert seen == WORKS or name in seen or "model." in seen, seen
+
+
+def test_meta_training_in_two_processes_is_that_of_one_with_all_tasks(tmp_path):
+    """Each task has random numbers of its own, so only the order of summation differs."""
+    name = "FewShotTranslationGAN"
+    both = torch.load(in_two_processes("ddp") / f"{name}_0.pt", weights_only=True)
+    order = DistributedSampler(house.Samples(), num_replicas=1, rank=0, shuffle=True, seed=0)  # Lightning's for both
+    module, joint = house.build(name), DataLoader(house.Samples(), batch_size=16, sampler=order)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    house.trainer(tmp_path).fit(module, joint, joint)
+    moved = 0.0
+    for key, value in module.state_dict().items():
+        torch.testing.assert_close(both[key], value, rtol=1e-4, atol=1e-5)
+        moved = max(moved, (value - before[key]).abs().max().item())
+    assert moved > 1e-3
 
 
 def page() -> str:
