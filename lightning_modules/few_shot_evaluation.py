@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from functional.recolouring import mean_colour, nearest_colour, region_l1
 from lightning_modules.attribute_classifier import AttributeClassifier
+from lightning_modules.generation_quality import frechet_distance
 from lightning_modules.image_classifier import ImageClassifier
 
 __all__ = ["FewShotFigures", "TranslationJudge"]
@@ -89,7 +89,7 @@ class FewShotFigures:
                 real = self.judge.features(task["query_real"])
                 protocol = f"[{self.judge.name},{min(len(made), len(real))}]"
                 for name, images in (("FID", made), ("FID_copy", x)):
-                    row[name + protocol] = _frechet(real, self.judge.features(images))
+                    row[name + protocol] = frechet_distance(real, self.judge.features(images))
         return row
 
     def update(self, steps: int, row: Row) -> None:
@@ -108,21 +108,3 @@ class FewShotFigures:
                 together.setdefault(f"{name}/{steps}", []).append(value)
         self.rows = []
         return {name: sum(values) / len(values) for name, values in together.items()}
-
-
-class _Given(torch.nn.Module):
-    """In place of a network: the features are computed already."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def _frechet(real: Tensor, fake: Tensor) -> float:
-    metric = FrechetInceptionDistance(_Given(real.shape[1]), normalize=True)
-    metric.update(real.cpu(), real=True)
-    metric.update(fake.cpu(), real=False)
-    return float(metric.compute())

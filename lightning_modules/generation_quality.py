@@ -18,7 +18,7 @@ from functional.generative_quality import neighbourhood_metrics
 from lightning_modules.fidelity_inception import FidelityInception
 from lightning_modules.image_classifier import ImageClassifier
 
-__all__ = ["Judge", "JudgedFeatures", "JudgedSamples", "generation_quality"]
+__all__ = ["Judge", "JudgedFeatures", "JudgedSamples", "frechet_distance", "generation_quality"]
 
 Gather = Callable[[list[Tensor]], Tensor]
 
@@ -81,7 +81,7 @@ def generation_quality(
     """
     count = min(len(real.features), len(fake.features))
     protocol = f"[{judge},{count}]"
-    frechet = _frechet(real.features, fake.features)
+    frechet = frechet_distance(real.features, fake.features)
     found = {
         "FID": frechet,
         "KID": _kernel(real.features, fake.features),
@@ -89,7 +89,7 @@ def generation_quality(
         **neighbourhood_metrics(real.features, fake.features, min(neighbours, count - 1))._asdict(),
     }
     if other_real is not None:
-        found["FID_floor"] = _frechet(real.features, other_real)
+        found["FID_floor"] = frechet_distance(real.features, other_real)
     return {f"{name}{protocol}": float(value) for name, value in found.items()} | {"distance": frechet}
 
 
@@ -179,7 +179,8 @@ class _Given(nn.Module):
         return x
 
 
-def _frechet(real: Tensor, fake: Tensor) -> float:
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Fréchet distance of features ``(N, D)`` and ``(M, D)``."""
     metric = FrechetInceptionDistance(_Given(real.shape[1]), normalize=True)
     return _compared(metric, real, fake).item()
 
