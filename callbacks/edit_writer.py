@@ -9,8 +9,8 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
-from torch import Tensor
 
+from callbacks.outputs import as_bytes
 from callbacks.run_directory import run_directory, unused_path
 
 __all__ = ["EditWriter"]
@@ -56,7 +56,7 @@ class EditWriter(Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        rows = zip(outputs["path"], _bytes(batch["image"]), _bytes(outputs["edited"]), strict=True)
+        rows = zip(outputs["path"], as_bytes(batch["image"]), as_bytes(outputs["edited"]), strict=True)
         for path, before, after in rows:
             picture = after if self.alone else np.concatenate([before, after], axis=1)
             Image.fromarray(picture).save(unused_path(self._folder / f"{Path(path).stem}.png"))
@@ -66,8 +66,3 @@ class EditWriter(Callback):
         """Say where they are."""
         if self._count:
             rank_zero_info(f"{self._count} edited images: {self._folder}")
-
-
-def _bytes(images: Tensor) -> np.ndarray:
-    pixels: np.ndarray = (images.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return pixels

@@ -11,9 +11,16 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import distributed
+from numpy.typing import NDArray
+from torch import Tensor, distributed
 
-__all__ = ["gather_objects", "log_figure", "log_table"]
+__all__ = ["as_bytes", "gather_objects", "log_figure", "log_table"]
+
+
+def as_bytes(images: Tensor) -> NDArray[np.uint8]:
+    """Images in [0, 1], ``(B, 3, H, W)``, as bytes ``(B, H, W, 3)`` on the CPU; what lies outside is clipped."""
+    pixels: NDArray[np.uint8] = (images.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
 
 
 def gather_objects(trainer: Trainer, part: Any) -> list[Any]:

@@ -11,9 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from callbacks.outputs import gather_objects, log_figure
+from callbacks.outputs import as_bytes, gather_objects, log_figure
 from callbacks.run_directory import run_directory, unused_path
 
 __all__ = ["TranslationWriter"]
@@ -73,9 +72,9 @@ class TranslationWriter(Callback):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._shots is None and "support_image" in batch:
-            self._shots = _pixels(batch["support_image"])
+            self._shots = as_bytes(batch["support_image"])
         for path, before, after in zip(
-            outputs["path"], _pixels(batch["image"]), _pixels(outputs["edited"]), strict=True
+            outputs["path"], as_bytes(batch["image"]), as_bytes(outputs["edited"]), strict=True
         ):
             Image.fromarray(after).save(unused_path(self._folder / f"{Path(path).stem}.png"))
             self._count += 1
@@ -116,8 +115,3 @@ def _sheet(pairs: list[tuple[Pictures, Pictures]], shots: Pictures | None, colum
             axes.imshow(picture, interpolation="nearest")
         line[0].set_ylabel(name, fontsize=9)
     return figure
-
-
-def _pixels(images: Tensor) -> Pictures:
-    pixels: Pictures = (images.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return pixels
