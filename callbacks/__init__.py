@@ -16,7 +16,6 @@ from callbacks.sample_grid import SampleGrid
 from callbacks.seed_per_rank import SeedPerRank
 from callbacks.spectrum_plots import SpectrumPlots
 from callbacks.trajectory_recorder import TrajectoryRecorder
-from callbacks.translation_writer import TranslationWriter
 from callbacks.video_verdicts import VideoVerdicts
 from callbacks.weight_average import WeightAverage
 
@@ -38,7 +37,6 @@ __all__ = [
     "SeedPerRank",
     "SpectrumPlots",
     "TrajectoryRecorder",
-    "TranslationWriter",
     "VideoVerdicts",
     "WeightAverage",
 ]

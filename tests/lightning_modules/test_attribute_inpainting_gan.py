@@ -172,7 +172,7 @@ def test_a_perfect_edit_has_perfect_figures():
 
 def test_predict_writes_edits_beside_what_they_were_made_from(tmp_path):
     model = gan(edit={"moustache": False})
-    trainer = Trainer(default_root_dir=tmp_path, callbacks=[EditWriter(), PredictionWriter()], **QUIET)
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=[EditWriter(side_by_side=True), PredictionWriter()], **QUIET)
     outputs = trainer.predict(model, datamodule=faces())
     assert outputs[0]["after"][:, 1].sum() == 0
     assert torch.equal(outputs[0]["after"][:, 0], outputs[0]["before"][:, 0])

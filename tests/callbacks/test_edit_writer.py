@@ -1,4 +1,4 @@
-"""The story of a user with ten pictures of a colour and a folder of faces, and what TranslationWriter writes."""
+"""The story of a user with ten pictures of a colour and a folder of faces, and what EditWriter writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from conftest import ROOT
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from callbacks import TranslationWriter
+from callbacks import EditWriter
 from datamodules.synthetic.face_parameters import HAIR_COLOURS, draw_faces
 from datamodules.synthetic.faces import render_faces
 from lightning_modules import ImageClassifier
@@ -45,14 +45,14 @@ def test_ten_pictures_and_a_folder_of_faces(tmp_path, capsys):
         ]
     )
     out = cli.run_directory
-    files = sorted((out / "translations").iterdir())
+    files = sorted((out / "edits").iterdir())
     assert [file.name for file in files] == [f"{index:02d}.png" for index in range(12)]
     first, source = (np.asarray(Image.open(path)) for path in (files[0], tmp_path / "faces/00.png"))
     assert first.shape == (16, 16, 3)
     shrunk = np.asarray(Image.fromarray(source).crop((5, 0, 35, 30)).resize((16, 16), Image.Resampling.BICUBIC))
     difference = np.abs(first.astype(float) - shrunk).mean()
     assert 0.5 < difference < 80  # that face, changed
-    sheet = np.asarray(Image.open(out / "translations.png"))
+    sheet = np.asarray(Image.open(out / "edits.png"))
     assert sheet.shape[0] > 300
     assert sheet.shape[1] > 300
     assert all(torch.equal(value, before[name]) for name, value in cli.model.state_dict().items())
@@ -62,9 +62,9 @@ STORY = (("shots_root", "ten_pictures"), ("predict_root", "faces"))
 
 
 def test_other_modules_are_refused_and_numbers_checked():
-    with pytest.raises(TypeError, match="TranslationWriter needs ImageClassifier"):
-        TranslationWriter().on_predict_batch_end(
+    with pytest.raises(TypeError, match="EditWriter needs ImageClassifier"):
+        EditWriter().on_predict_batch_end(
             Trainer(accelerator="cpu", logger=False), ImageClassifier("small_cnn", num_classes=2), None, {}, 0
         )
     with pytest.raises(ValueError, match="columns=0 at least 1"):
-        TranslationWriter(columns=0)
+        EditWriter(columns=0)
