@@ -22,20 +22,25 @@ from functional.recolouring import face_oval, hair_band
 __all__ = ["FewShotAttributeDataModule"]
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_KEPT_BYTES = 256 * 2**20
 _HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 
 
 class _FilePool(Pool):
-    """Faces of one part that have exactly one of the classes."""
+    """Faces of one part that have exactly one of the classes.
+
+    Episodes draw the same images time and again: as many as fit in 256 MiB stay decoded, in each process.
+    """
 
     def __init__(self, faces: Any, size: int) -> None:
         values = np.asarray(faces.attributes)
         self.rows = np.flatnonzero(values.sum(1) == 1)
         super().__init__(values[self.rows].argmax(1).astype(np.int64), [str(faces.files[row]) for row in self.rows])
         self.faces, self.size = faces, size
+        self.most, self.kept = _KEPT_BYTES // (3 * size**2), dict[int, tuple[Tensor, Tensor]]()
 
     def load(self, rows: NDArray[np.int64]) -> Tensor:
-        return torch.stack([self.faces[int(row)]["image"] for row in self.rows[rows]])
+        return torch.stack([self._face(row)[0] for row in rows])
 
     def hair(self, rows: NDArray[np.int64], images: Tensor) -> Tensor:
         return hair_band(images, self._landmarks(rows))
@@ -44,7 +49,17 @@ class _FilePool(Pool):
         return 1 - face_oval(self._landmarks(rows), self.size, self.size)
 
     def _landmarks(self, rows: NDArray[np.int64]) -> Tensor:
-        return torch.stack([self.faces[int(row)]["landmarks"] for row in self.rows[rows]])
+        return torch.stack([self._face(row)[1] for row in rows])
+
+    def _face(self, row: np.int64) -> tuple[Tensor, Tensor]:
+        """Image and landmarks."""
+        found = self.kept.get(int(row))
+        if found is None:
+            sample = self.faces[int(self.rows[row])]
+            found = sample["image"], sample["landmarks"]
+            if len(self.kept) < self.most:
+                self.kept[int(row)] = found
+        return found
 
 
 class FewShotAttributeDataModule(FewShotEpisodes):

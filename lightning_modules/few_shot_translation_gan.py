@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,7 +14,7 @@ from functional.meta_learning import linear_decay
 from lightning_modules.attribute_classifier import AttributeClassifier
 from lightning_modules.few_shot_evaluation import FewShotFigures, TranslationJudge
 from lightning_modules.image_classifier import ImageClassifier
-from lightning_modules.inner_loop import InnerLoop, Networks, copies_of, follow, refuse_nan, weights_of
+from lightning_modules.inner_loop import InnerLoop, Networks, copies_of, refuse_nan, weights_of
 from lightning_modules.networks.stargan import TranslationCritic
 from lightning_modules.translation_task import TranslationLosses, TranslationTask
 from lightning_modules.translator import Translator, create_generator
@@ -67,13 +66,13 @@ class FewShotTranslationGAN(LightningModule):
         inner_lr: their step size.
         inner_optimizer: ``adam``, with betas 0.5 and 0.9, or ``sgd``; begun anew for each task.
         inner_batch: shots and sources of a step.
+        inner_lr_halved_after: step t of a task, in training and in adaptation, has size ``lr / (1 + t / this)``: the
+            players come to rest instead of circling; null for the same size throughout.
         outer_optimizer: optimiser class that follows the meta-gradient.
         outer_decay: its step size falls linearly to this share at the end of ``max_outer_steps``.
         max_outer_steps: training ends after so many; otherwise after the trainer's epochs.
         adaptation_steps: validation and test look at translations after these numbers of steps.
         adaptation_lr: step size of adaptation after training; ``inner_lr`` by default.
-        adaptation_average: translations are made by a moving average of the generator's weights during adaptation, of
-            which a step leaves this share, less in the first ones; 0 for the last weights. Two players circle.
         predict_steps: of adaptation in ``predict``; the last of ``adaptation_steps`` by default.
         judge: trained classifier of the classes, that scores translations in validation and test.
         judge_name: how its distances are called.
@@ -90,7 +89,7 @@ class FewShotTranslationGAN(LightningModule):
         meta: Meta = "reptile",
         network: Literal["additive", "stargan"] = "additive",
         width: int = 24,
-        blocks: int = 4,
+        blocks: int = 2,
         depth: int = 1,
         critic_width: int = 24,
         critic_depth: int = 3,
@@ -100,16 +99,16 @@ class FewShotTranslationGAN(LightningModule):
         identity_weight: float = 2.0,
         content_weight: float = 1.5,
         reconstruction_weight: float = 0.0,
-        inner_steps: int = 8,
+        inner_steps: int = 24,
         inner_lr: float = 2e-3,
         inner_optimizer: Literal["adam", "sgd"] = "adam",
         inner_batch: int = 16,
+        inner_lr_halved_after: float | None = 20.0,
         outer_optimizer: OptimizerCallable = OuterSGD,
         outer_decay: float = 0.05,
         max_outer_steps: int | None = None,
         adaptation_steps: list[int] | None = None,
         adaptation_lr: float | None = None,
-        adaptation_average: float = 0.9,
         predict_steps: int | None = None,
         judge: ImageClassifier | AttributeClassifier | None = None,
         judge_name: str = "judge",
@@ -135,7 +134,9 @@ class FewShotTranslationGAN(LightningModule):
         }
         self.generator = create_generator(**self.settings)
         self.critic = TranslationCritic(source_slots + 1, image_size, critic_width, critic_depth)
-        self.inner_loop = InnerLoop(self.losses, inner_steps, inner_lr, inner_optimizer, inner_batch)
+        self.inner_loop = InnerLoop(
+            self.losses, inner_steps, inner_lr, inner_optimizer, inner_batch, inner_lr_halved_after
+        )
         self.outer_factory, self.outer_steps, self.noise_seed = outer_optimizer, 0, noise_seed
         self.figures = FewShotFigures(None if judge is None else TranslationJudge(judge, judge_name))
         self._translator: list[Translator] = []  # in no checkpoint
@@ -153,10 +154,11 @@ class FewShotTranslationGAN(LightningModule):
         for name in ("source_slots", "inner_steps", "inner_batch", "max_outer_steps", "predict_steps"):
             if given[name] is not None and given[name] < 1:
                 raise ValueError(f"model.{name}={given[name]} must be at least 1.")
+        for name in ("inner_lr_halved_after", "adaptation_lr"):
+            if given[name] is not None and given[name] <= 0:
+                raise ValueError(f"model.{name}={given[name]} must be positive, or null.")
         if not self.adaptation_steps or self.adaptation_steps[0] < 0:
             raise ValueError(f"model.adaptation_steps={self.adaptation_steps}: name some numbers, none below 0.")
-        if not 0 <= given["adaptation_average"] < 1:
-            raise ValueError(f"model.adaptation_average={given['adaptation_average']} must lie in [0, 1).")
         if not 0 <= given["outer_decay"] <= 1 or given["inner_lr"] <= 0 or given["noise_seed"] < 0:
             raise ValueError(
                 f"model.outer_decay={given['outer_decay']} must lie in [0, 1], inner_lr={given['inner_lr']} be "
@@ -201,13 +203,9 @@ class FewShotTranslationGAN(LightningModule):
             networks = copies_of(self.networks)
             clean = TranslationTask(task.shots.clone(), task.sources.clone(), task.slots.clone(), task.seed, task.flip)
 
-            average = copy.deepcopy(networks["generator"])
-
             def watch(step: int) -> None:
-                most = self.hparams["adaptation_average"]
-                follow(average, networks["generator"], min(most, step / (step + 9)))
                 if step in steps:
-                    found[step] = Translator(average, self.settings)
+                    found[step] = Translator(networks["generator"], self.settings)
 
             self.inner_loop.learn(networks, clean, max(steps), self.hparams["adaptation_lr"], watch)
         return found

@@ -31,6 +31,8 @@ class InnerLoop:
         lr: step size.
         optimizer: ``adam``, with betas 0.5 and 0.9, or ``sgd``; begun anew for each task.
         batch: shots and sources of a step.
+        halved_after: step t, counted from 0, has size ``lr / (1 + t / halved_after)``, so that the players, who would
+            circle around their equilibrium, come to rest; None for the same size throughout.
     """
 
     losses: TranslationLosses
@@ -38,6 +40,7 @@ class InnerLoop:
     lr: float
     optimizer: Optimizer
     batch: int
+    halved_after: float | None = None
 
     def learn(
         self,
@@ -63,7 +66,8 @@ class InnerLoop:
             FloatingPointError: if it is not finite.
         """
         parameters = {name: list(networks[name].parameters()) for name in ("critic", "generator")}
-        optimizers = {name: self._optimizer(values, lr or self.lr) for name, values in parameters.items()}
+        lr = self.lr if lr is None else lr
+        optimizers = {name: self._optimizer(values, lr) for name, values in parameters.items()}
         last: Terms = {}
         if watch is not None:
             watch(0)
@@ -73,6 +77,7 @@ class InnerLoop:
                 loss = self.losses.total(name, networks["generator"], networks["critic"], minibatch)
                 for value, slope in zip(values, torch.autograd.grad(loss, values, materialize_grads=True), strict=True):
                     value.grad = slope
+                optimizers[name].param_groups[0]["lr"] = lr * self._share(step)
                 optimizers[name].step()
                 last[name] = loss.detach()
             if watch is not None:
@@ -107,7 +112,7 @@ class InnerLoop:
                 def loss(own: Parameters, name: str = name, players: Players = players) -> Tensor:
                     return self._total(name, networks, {**players, name: own}, minibatch, keep_graph)
 
-                players = {**players, name: sgd_step(loss, players[name], self.lr, keep_graph)}
+                players = {**players, name: sgd_step(loss, players[name], self.lr * self._share(number), keep_graph)}
             return players
 
         def query(players: Players) -> Terms:
@@ -128,6 +133,10 @@ class InnerLoop:
 
         return self.losses.total(name, bound("generator"), bound("critic"), minibatch, keep_graph)
 
+    def _share(self, step: int) -> float:
+        """Size of a step relative to the first."""
+        return 1.0 if self.halved_after is None else 1 / (1 + step / self.halved_after)
+
     def _optimizer(self, values: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         if self.optimizer == "sgd":
             return torch.optim.SGD(values, lr=lr)
@@ -137,13 +146,6 @@ class InnerLoop:
 def copies_of(networks: Networks) -> Networks:
     """The same networks with weights of their own."""
     return {name: copy.deepcopy(network) for name, network in networks.items()}
-
-
-@torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, stay: float) -> None:
-    """Move the weights of an average towards those of a network, all but the share that stays."""
-    for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
-        mine.lerp_(theirs, 1 - stay)
 
 
 def weights_of(networks: Networks) -> list[nn.Parameter]:

@@ -37,7 +37,7 @@ class AdditiveTranslator(nn.Module):
         self.blocks = nn.Sequential(
             *(_Dilated(sizes[-1], _DILATIONS[index % len(_DILATIONS)]) for index in range(blocks))
         )
-        self.up = nn.ModuleList(nn.Conv2d(coarse + fine, fine, 3, padding=1) for fine, coarse in reversed(pairs))
+        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in reversed(pairs))
         self.change = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor, attributes: Tensor) -> Tensor:
@@ -55,8 +55,7 @@ class AdditiveTranslator(nn.Module):
             h = layer(F.leaky_relu(h, 0.2))
         h = self.blocks(h)
         for layer in self.up:
-            larger = F.interpolate(F.leaky_relu(h, 0.2), scale_factor=2.0)
-            h = layer(torch.cat([larger, fine.pop()], dim=1))
+            h = fine.pop() + F.interpolate(layer(F.leaky_relu(h, 0.2)), scale_factor=2.0)
         return x + self.change(F.leaky_relu(h, 0.2))
 
 

@@ -102,6 +102,24 @@ def test_one_reptile_step_with_one_inner_sgd_step_is_plain_training():
         torch.testing.assert_close(before - gradient, after)
 
 
+@pytest.mark.parametrize(("halved_after", "sizes"), [(None, 4), (2.0, 1 + 2 / 3 + 1 / 2 + 2 / 5)])
+def test_inner_steps_shrink_as_asked(halved_after, sizes):
+    """Where every slope is 1, descent moves by the sum of its step sizes; first-order MAML takes the same steps."""
+
+    class Slope:
+        def total(self, player, generator, critic, minibatch, through=False):
+            return (generator if player == "generator" else critic)(torch.ones(1, 1)).sum()
+
+    networks = {name: nn.Linear(1, 1, bias=False) for name in ("generator", "critic")}
+    start = [weight.item() for weight in weights_of(networks)]
+    loop = InnerLoop(Slope(), 4, 0.1, "sgd", 4, halved_after)
+    _, ends = loop.maml(networks, [task()], first_order=True)
+    loop.learn(networks, task())
+    for weight, before, end in zip(weights_of(networks), start, ends.values(), strict=True):
+        assert weight.item() == pytest.approx(before - 0.1 * sizes, abs=1e-6)
+        assert end.item() == pytest.approx(before - 0.1 * sizes, abs=1e-6)
+
+
 class _Maker(nn.Module):
     """A generator with few smooth weights."""
 
@@ -305,6 +323,8 @@ def test_the_label_vector_reaches_the_output_and_every_weight_has_a_gradient():
         ({"inner_steps": 0}, r"model\.inner_steps=0 must be at least 1"),
         ({"adaptation_steps": [-1]}, r"adaptation_steps=\[-1\]"),
         ({"content_weight": -1.0}, "none below 0"),
+        ({"inner_lr_halved_after": 0.0}, r"inner_lr_halved_after=0\.0 must be positive, or null"),
+        ({"adaptation_lr": -1.0}, r"adaptation_lr=-1\.0 must be positive, or null"),
         ({"outer_decay": 2.0}, r"outer_decay=2\.0 must lie"),
         ({"critic_depth": 5}, r"image_size=16 must be a multiple"),
     ],
