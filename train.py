@@ -41,10 +41,11 @@ from callbacks.after_validation import AfterValidation
 from callbacks.run_directory import SaveRunConfig, find_checkpoint, new_run_directory, unused_path
 from callbacks.seed_per_rank import SeedPerRank
 from datamodules.audit import LEAST_IMAGES, AuditReport, audit
+from datamodules.decoding import ImageReadError
 from tuner.config_files import check_configs
 from tuner.trial_channel import CHANNEL
 
-__all__ = ["TrueLightCLI", "load_run", "main"]
+__all__ = ["TrueLightCLI", "load_run", "main", "plain_refusals"]
 
 ROOT = Path(__file__).resolve().parent
 ROOMS = ("callbacks", "datamodules", "functional", "lightning_modules", "studies", "train.py", "tuner")
@@ -594,28 +595,45 @@ def resolved_config(arguments: list[str]) -> str:
     return text.getvalue()
 
 
+_FROM_WORKER = "in DataLoader worker process"
+_BURIED = re.compile(r"^\s*- ((?:data|model|trainer)\.\w\S* .*)$", re.MULTILINE)  # a refusal by a class within a class
+
+
 def console() -> None:
     """Run the command line; a mistake that our own code refuses ends it with the message alone, no traceback."""
-    try:
+    with plain_refusals():
         if sys.argv[1:2] == ["tune"]:  # launches a fit for each trial and builds nothing itself
             from tuner.command import tune
 
             tune(with_own_configs(sys.argv[2:]), resolved_config)
         else:
             main()
+
+
+@contextmanager
+def plain_refusals() -> Iterator[None]:
+    """End the program with the message of what our own code refuses; anything else keeps its traceback."""
+    try:
+        yield
     except (FloatingPointError, KeyError, OSError, TypeError, ValueError) as error:
         cause: BaseException | None = error
         while cause is not None and not _is_refusal(cause):  # what a constructor raises comes wrapped
             cause = cause.__cause__
         if cause is None:
-            raise
-        sys.exit(f"error: {cause.args[0] if cause.args else cause}")
+            buried = _BURIED.search(str(error))
+            if buried is None:
+                raise
+            sys.exit(f"error: {buried[1]}")
+        told = str(cause.args[0] if cause.args else cause)
+        sys.exit(f"error: {told.rpartition('ImageReadError: ')[2] if _FROM_WORKER in told else told}")
     except pickle.UnpicklingError as error:
         sys.exit(f"error: ckpt_path: the file is no checkpoint of plain tensors: {str(error).splitlines()[0]}")
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether our own code raised it."""
+    """Whether our own code raised it, here or in a process that loads data."""
+    if isinstance(error, ImageReadError):
+        return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     path = Path(last.filename)
     ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ROOMS  # installed, others lie beside us

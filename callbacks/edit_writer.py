@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from callbacks.outputs import as_bytes, gather_objects, log_figure
+from callbacks.outputs import as_bytes, gather_objects, log_figure, log_table
 from callbacks.run_directory import run_directory, unused_path
 
 __all__ = ["EditWriter"]
@@ -23,6 +24,7 @@ Pictures = NDArray[np.uint8]
 class EditWriter(Callback):
     """Write what ``predict`` edits or translates: ``edits/<name>.png``, and ``edits.png``, a sheet to look at.
 
+    ``edits.csv`` says which file was made from which image, for images of one name in several folders.
     The sheet shows images above their edits, as they entered and left the network, and on top the shots that an edit
     was learnt from, the batch's ``support_image``, where it has some. It needs a module whose ``predict_step`` returns
     ``path`` and ``edited``, images ``(B, 3, H, W)`` in [0, 1].
@@ -41,13 +43,13 @@ class EditWriter(Callback):
             raise ValueError(f"sheet={sheet} must not be negative, columns={columns} at least 1.")
         self.side_by_side, self.sheet, self.columns = side_by_side, sheet, columns
         self._folder = Path()
-        self._count = 0
+        self._written: list[tuple[str, str]] = []
         self._shots: Pictures | None = None
         self._kept: dict[str, tuple[Pictures, Pictures]] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier run."""
-        self._folder, self._count = run_directory(trainer) / "edits", 0
+        self._folder, self._written = run_directory(trainer) / "edits", []
         self._shots, self._kept = None, {}
 
     def on_predict_batch_end(
@@ -78,24 +80,37 @@ class EditWriter(Callback):
             outputs["path"], as_bytes(batch["image"]), as_bytes(outputs["edited"]), strict=True
         ):
             picture = np.concatenate([before, after], axis=1) if self.side_by_side else after
-            Image.fromarray(picture).save(unused_path(self._folder / f"{Path(path).stem}.png"))
-            self._count += 1
+            self._written.append((path, _saved(picture, self._folder / f"{Path(path).stem}.png")))
             if len(self._kept) < self.sheet:
                 self._kept[path] = before, after
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the sheet, and say where everything is."""
-        parts = gather_objects(trainer, (self._count, self._kept))
-        count = sum(written for written, _ in parts)
-        if not trainer.is_global_zero or not count:
+        """Write the table, draw the sheet, and say where everything is."""
+        parts = gather_objects(trainer, (self._written, self._kept))
+        written = sorted(row for rows, _ in parts for row in rows)
+        if not trainer.is_global_zero or not written:
             return
-        message = f"{count} edited images: {self._folder}"
+        directory = self._folder.parent  # asking the trainer again would wait for the other processes
+        table = log_table(trainer, directory, "edits", pd.DataFrame(written, columns=["path", "edit"]), index=False)
+        message = f"{len(written)} edited images: {self._folder}; which is which: {table}"
         kept = {path: pair for _, pairs in parts for path, pair in pairs.items()}
         pairs = [kept[path] for path in sorted(kept)[: self.sheet]]
         if pairs:
             figure = _sheet(pairs, self._shots, min(self.columns, len(pairs)))
-            message += f"\nSheet: {log_figure(trainer, run_directory(trainer), 'edits', figure)}"
+            message += f"\nSheet: {log_figure(trainer, directory, 'edits', figure)}"
         rank_zero_info(message)
+
+
+def _saved(picture: Pictures, wanted: Path) -> str:
+    """Name of the file, a new one also if another process writes one of the same name at this moment."""
+    while True:
+        path = unused_path(wanted)
+        try:
+            with path.open("xb") as file:
+                Image.fromarray(picture).save(file, "PNG")
+            return path.name
+        except FileExistsError:
+            continue
 
 
 def _sheet(pairs: list[tuple[Pictures, Pictures]], shots: Pictures | None, columns: int) -> Figure:

@@ -85,6 +85,8 @@ class PredictionWriter(Callback):
         maps = {path: image for *_, images in parts for path, image in images.items()}
         table = pd.concat([rows for frames, *_ in parts for rows in frames], ignore_index=True)
         table = table.drop_duplicates("path").sort_values("path")
+        if list(table.columns) == ["path"]:  # nothing was judged; images are for other callbacks
+            return
         written = log_table(trainer, directory, "predictions", table, index=False)
         message = f"{len(table)} images judged; table: {written}"
         if "verdict" in table:

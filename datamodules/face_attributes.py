@@ -15,13 +15,13 @@ from torch.utils.data import Dataset
 from datamodules.attribute_faces import PARTS, AttributeFaces, Part, check_balance
 from datamodules.celeba_files import FaceTable, read_face_table, region_mask_files
 from datamodules.decoding import decode_image
+from datamodules.image_folder import OnCorrupt, readable_images
 from datamodules.transforms import Augmentation
 from functional.face_regions import MEAN_LANDMARKS, Region
 
 __all__ = ["FaceAttributesDataModule"]
 
 _ALIGNED = (178, 218)  # width and height of aligned CelebA
-_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 class _FaceFiles(Dataset[dict[str, Any]]):
@@ -96,6 +96,7 @@ class FaceAttributesDataModule(AttributeFaces):
             above 0 say that a face has the attribute.
         masks: folder of mask files, ``<stem>.png`` or CelebAMask-HQ's annotations.
         predict_root: folder of aligned images for ``predict``; the test images by default.
+        on_corrupt: of that folder, ``skip`` damaged images and report them, or ``raise``.
         crop_first: side of the square that is cut from the middle before it is resized to ``image_size``.
         image_size: side of the images; 128 in the paper.
         val_fraction: share for validation where no table says it.
@@ -120,6 +121,7 @@ class FaceAttributesDataModule(AttributeFaces):
         table: str | None = None,
         masks: str | None = None,
         predict_root: str | None = None,
+        on_corrupt: OnCorrupt = "skip",
         crop_first: int = 178,
         image_size: int = 128,
         val_fraction: float = 0.1,
@@ -144,6 +146,7 @@ class FaceAttributesDataModule(AttributeFaces):
         if half not in (None, "first", "second"):
             raise ValueError(f"data.half={half!r} is neither first nor second.")
         self.root, self.images, self.table, self.predict_root = root, images, table, predict_root
+        self.on_corrupt: OnCorrupt = on_corrupt
         self.masks = None if masks is None else (Path(masks), [str(region) for region in regions])
         self.geometry, self.half, self.least_share = (crop_first, image_size), half, least_share
         self.shares = (val_fraction, test_fraction)
@@ -151,7 +154,8 @@ class FaceAttributesDataModule(AttributeFaces):
     def setup(self, stage: str) -> None:
         """Read the tables and split the images, or list the folder of ``predict``."""
         if stage == "predict" and self.predict_root is not None:
-            self.predict_set = self._folder(Path(self.predict_root))
+            files = readable_images(self.predict_root, "predict_root", self.on_corrupt, self.trainer)
+            self.predict_set = _FaceFiles(files, None, None, self.geometry, self.masks)
         else:
             super().setup(stage)
 
@@ -187,12 +191,6 @@ class FaceAttributesDataModule(AttributeFaces):
             return np.ones(count, bool)
         first = np.random.default_rng((self.seed, 1)).permutation(count) % 2 == 0
         return first if self.half == "first" else ~first
-
-    def _folder(self, folder: Path) -> _FaceFiles:
-        files = sorted(path for path in folder.glob("*") if path.suffix.lower() in _ENDINGS)
-        if not files:
-            raise FileNotFoundError(f"data.predict_root={str(folder)!r} holds no images.")
-        return _FaceFiles(files, None, None, self.geometry, self.masks)
 
 
 def _cropped(pixels: NDArray[np.uint8], left: int, top: int, side: int, size: int) -> NDArray[np.uint8]:

@@ -17,11 +17,11 @@ from datamodules.attribute_faces import PARTS, Part
 from datamodules.decoding import decode_image
 from datamodules.face_attributes import FaceAttributesDataModule
 from datamodules.few_shot_episodes import EpisodePlan, Episodes, FewShotEpisodes, Pool
+from datamodules.image_folder import OnCorrupt, readable_images
 from functional.recolouring import face_oval, hair_band
 
 __all__ = ["FewShotAttributeDataModule"]
 
-_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _KEPT_BYTES = 256 * 2**20
 _HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 
@@ -32,10 +32,11 @@ class _FilePool(Pool):
     Episodes draw the same images time and again: as many as fit in 256 MiB stay decoded, in each process.
     """
 
-    def __init__(self, faces: Any, size: int) -> None:
+    def __init__(self, faces: Any, size: int, class_names: list[str]) -> None:
         values = np.asarray(faces.attributes)
         self.rows = np.flatnonzero(values.sum(1) == 1)
-        super().__init__(values[self.rows].argmax(1).astype(np.int64), [str(faces.files[row]) for row in self.rows])
+        names = [str(faces.files[row]) for row in self.rows]
+        super().__init__(values[self.rows].argmax(1).astype(np.int64), names, class_names)
         self.faces, self.size = faces, size
         self.most, self.kept = _KEPT_BYTES // (3 * size**2), dict[int, tuple[Tensor, Tensor]]()
 
@@ -81,6 +82,7 @@ class FewShotAttributeDataModule(FewShotEpisodes):
             can learn from the other; all by default.
         shots_root: folder of the shots for ``predict``.
         predict_root: folder of the images to translate.
+        on_corrupt: of these folders, ``skip`` damaged images and report them, or ``raise``.
         crop_first: side of the square that is cut from the middle before it is resized to ``image_size``.
         image_size: side of the images; 128 in the paper.
         val_fraction: share for validation where no table says it.
@@ -100,6 +102,7 @@ class FewShotAttributeDataModule(FewShotEpisodes):
         half: str | None = None,
         shots_root: str | None = None,
         predict_root: str | None = None,
+        on_corrupt: OnCorrupt = "skip",
         crop_first: int = 178,
         image_size: int = 128,
         val_fraction: float = 0.1,
@@ -107,16 +110,20 @@ class FewShotAttributeDataModule(FewShotEpisodes):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_size=image_size, **kwargs)
+        if crop_first < 1:
+            raise ValueError(f"data.crop_first={crop_first} must be at least 1.")
         self.classes = list(_HAIR) if classes is None else classes
         held_out = self.classes[-1] if held_out is None and self.classes else held_out
-        if held_out not in self.classes or len(set(self.classes)) < 3:
+        if held_out not in self.classes or len(set(self.classes)) < max(3, len(self.classes)):
             raise ValueError(
-                f"data.held_out={held_out!r} must be one of data.classes={self.classes}, and at least two others left."
+                f"data.held_out={held_out!r} must be one of data.classes={self.classes}, at least two others "
+                "left, and none named twice."
             )
         self.held_out = self.classes.index(held_out)
         self.known = tuple(index for index in range(len(self.classes)) if index != self.held_out)
         self.shots_root, self.predict_root, self.crop_first = shots_root, predict_root, crop_first
         self.root = root
+        self.on_corrupt: OnCorrupt = on_corrupt
         self.faces_of: dict[str, Any] = {
             "half": half,
             "crop_first": crop_first,
@@ -136,8 +143,11 @@ class FewShotAttributeDataModule(FewShotEpisodes):
                     "predict needs two folders: data.shots_root, a few images of the wanted class, and "
                     "data.predict_root, the images to translate."
                 )
-            shots = _Folder(self.shots_root, "shots_root", self.crop_first, self.image_size)
-            self.predict_set = faces = _Folder(self.predict_root, "predict_root", self.crop_first, self.image_size)
+            shots, faces = (
+                _Files(readable_images(folder, option, self.on_corrupt, self.trainer), self.crop_first, self.image_size)
+                for folder, option in ((self.shots_root, "shots_root"), (self.predict_root, "predict_root"))
+            )
+            self.predict_set = faces
             self.support = shots.some(len(shots))
             self.predict_sources = faces.some(self.sources)
             return
@@ -162,17 +172,14 @@ class FewShotAttributeDataModule(FewShotEpisodes):
             least_share=0.0,
             **self.faces_of,
         )
-        return _FilePool(table.faces(part), self.image_size)
+        return _FilePool(table.faces(part), self.image_size, self.classes)
 
 
-class _Folder(Dataset[dict[str, Any]]):
-    """Images of a folder, cut to a square in the middle and resized."""
+class _Files(Dataset[dict[str, Any]]):
+    """Images, cut to a square in the middle and resized."""
 
-    def __init__(self, folder: str, option: str, crop: int, size: int) -> None:
-        self.files = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in _ENDINGS)
-        if not self.files:
-            raise FileNotFoundError(f"data.{option}={folder!r} holds no images ({', '.join(sorted(_ENDINGS))}).")
-        self.crop, self.size = crop, size
+    def __init__(self, files: list[Path], crop: int, size: int) -> None:
+        self.files, self.crop, self.size = files, crop, size
 
     def __len__(self) -> int:
         return len(self.files)

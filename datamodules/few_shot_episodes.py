@@ -27,10 +27,11 @@ class Pool:
     Args:
         classes: class of each image, ``(N,)``.
         names: of the images.
+        class_names: of the classes.
     """
 
-    def __init__(self, classes: NDArray[np.int64], names: list[str]) -> None:
-        self.classes, self.names = classes, names
+    def __init__(self, classes: NDArray[np.int64], names: list[str], class_names: list[str]) -> None:
+        self.classes, self.names, self.class_names = classes, names, class_names
 
     def load(self, rows: NDArray[np.int64]) -> Tensor:
         """Images as uint8 ``(n, 3, S, S)``."""
@@ -93,7 +94,8 @@ class Episodes(Dataset[dict[str, Any]]):
         for target in plan.targets:
             found = int((self.shot_pool.classes == target).sum())
             if found < plan.shots:
-                raise ValueError(f"data.shots={plan.shots}: class {target} has only {found} images to draw them from.")
+                name = self.shot_pool.class_names[target]
+                raise ValueError(f"data.shots={plan.shots}: {name} has only {found} images to draw them from.")
 
     def __len__(self) -> int:
         return self.count
@@ -135,7 +137,11 @@ class Episodes(Dataset[dict[str, Any]]):
     def _queries(self, pool: Pool, target: int, shots: NDArray[np.int64]) -> dict[str, Any]:
         plan = self.plan
         rows = np.flatnonzero(np.isin(pool.classes, plan.source_classes) & (pool.classes != target))[: plan.queries]
-        found = {"query_image": pool.load(rows), "query_hair": pool.changeable(rows)}
+        found = {
+            "query_image": pool.load(rows),
+            "query_hair": pool.changeable(rows),
+            "support_hair": self.shot_pool.changeable(shots),
+        }
         if plan.palette is not None:
             found["palette"] = plan.palette
             truth = pool.truth(rows, plan.palette[target])
@@ -150,8 +156,9 @@ class FewShotEpisodes(ImageDataModule):
 
     An episode has ``support_image`` ``(K, 3, S, S)``, the shots; ``source_image`` ``(M, 3, S, S)`` and ``source_slot``
     ``(M,)``, images of other classes; ``target``, the class, -1 for a recoloured one. For validation and test also
-    ``query_image`` ``(Q, 3, S, S)``, held-out sources, ``query_hair`` ``(Q, 1, S, S)``, what may change, and where they
-    are known ``query_truth``, ``query_real`` and ``palette`` ``(P, 3)``. All are stacked along the first dimension.
+    ``query_image`` ``(Q, 3, S, S)``, held-out sources, ``query_hair`` ``(Q, 1, S, S)``, what may change,
+    ``support_hair`` ``(K, 1, S, S)``, the same of the shots, and where they are known ``query_truth``, ``query_real``
+    and ``palette`` ``(P, 3)``. All are stacked along the first dimension.
 
     For ``predict``, batches have ``image`` and ``path``, and with them the shots and sources of the one task.
 

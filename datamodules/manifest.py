@@ -302,10 +302,11 @@ def _handle_bad_files(scan: pd.DataFrame, on_corrupt: str, report: Path | None) 
     """Log the number of bad files, or refuse them."""
     count = int(scan["error"].notna().sum())
     listed = f"; they are listed in {report}" if report is not None else ""
-    if on_corrupt == "skip" and count < len(scan):
-        logger.warning("%d of %d files cannot be used and are left out%s", count, len(scan), listed)
-        return
     lines = format_report(scan).splitlines()
     shown = "\n".join(lines[:6]) + (f"\n  ... and {len(lines) - 6} more" if len(lines) > 6 else "")
+    if on_corrupt == "skip" and count < len(scan):
+        named = listed or f":\n{shown}"
+        logger.warning("%d of %d files cannot be used and are left out%s", count, len(scan), named)
+        return
     mend = "Restore or remove them" if count == len(scan) else "Restore or remove them, or pass --data.on_corrupt skip"
     raise ManifestError(f"{shown}\n{mend}{listed}.")

@@ -23,7 +23,8 @@ class _FacePool(Pool):
     """Rendered faces whose hair is known exactly."""
 
     def __init__(self, faces: FaceParameters, size: int, name: str) -> None:
-        super().__init__(faces.hair.numpy(), [f"{name}_{index:05d}.png" for index in range(len(faces))])
+        names = [f"{name}_{index:05d}.png" for index in range(len(faces))]
+        super().__init__(faces.hair.numpy(), names, list(HAIR_COLOURS))
         self.faces, self.size = faces, size
         parts = [faces[start : start + _AT_ONCE] for start in range(0, len(faces), _AT_ONCE)]
         self.images = torch.cat([(render_faces(part, size) * 255).round().byte() for part in parts])

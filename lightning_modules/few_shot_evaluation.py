@@ -65,18 +65,23 @@ class FewShotFigures:
 
         Args:
             translate: from images in [0, 1] to translated ones.
-            task: what an episode has for evaluation: ``query_image``, ``query_hair``, ``target``, and where they are
-                known ``query_truth``, ``query_real`` and ``palette``.
+            task: what an episode has for evaluation: ``support_image``, ``support_hair``, ``query_image``,
+                ``query_hair``, ``target``, and where they are known ``query_truth``, ``query_real`` and ``palette``.
 
         Returns:
             ``colour_accuracy``, how often the hair is nearest to the target among the palette's colours, or
-            ``judge_accuracy``, how often the judge sees the target; ``non_hair_l1`` to the image before, outside of the
-            hair; ``counterfactual_l1`` to the truth within it; ``FID[judge,n]`` to real images of the target, and
+            ``judge_accuracy``, how often the judge sees the target; ``hair_colour_error``, how far the mean colour of
+            what may change lies from that of the shots; ``non_hair_l1`` to the image before, outside of the hair;
+            ``counterfactual_l1`` to the truth within it; ``FID[judge,n]`` to real images of the target, and
             ``FID_copy``, that of the untranslated images.
         """
         x, hair, target = task["query_image"], task["query_hair"], int(task["target"])
         made = translate(x).float().clamp(0, 1)
-        row = {"non_hair_l1": region_l1(made, x, 1 - hair).mean().item()}
+        wanted = mean_colour(task["support_image"].float(), task["support_hair"]).mean(0)
+        row = {
+            "hair_colour_error": (mean_colour(made, hair) - wanted).abs().mean().item(),
+            "non_hair_l1": region_l1(made, x, 1 - hair).mean().item(),
+        }
         if "palette" in task:
             inside = hair * (hair > 0.5)
             seen = nearest_colour(mean_colour(made, inside), task["palette"])

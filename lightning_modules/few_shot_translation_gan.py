@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from functional.gan_losses import GANLoss, check_gan_loss
+from functional.gan_losses import GANLoss
 from functional.meta_learning import linear_decay
 from lightning_modules.attribute_classifier import AttributeClassifier
+from lightning_modules.few_shot_checks import Meta, check_data, check_precision, check_settings, check_shots
 from lightning_modules.few_shot_evaluation import FewShotFigures, TranslationJudge
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.inner_loop import InnerLoop, Networks, copies_of, refuse_nan, weights_of
@@ -22,7 +23,6 @@ from lightning_modules.translator import Translator, create_generator
 __all__ = ["FewShotTranslationGAN", "OuterSGD"]
 
 Batch = dict[str, Any]
-Meta = Literal["reptile", "fomaml", "maml", "joint"]
 
 
 class OuterSGD(torch.optim.SGD):
@@ -119,7 +119,7 @@ class FewShotTranslationGAN(LightningModule):
         self.automatic_optimization = False
         self.save_hyperparameters(logger=False, ignore=["outer_optimizer", "judge"])
         self.adaptation_steps = sorted(set([0, 5, 10, 25, 50] if adaptation_steps is None else adaptation_steps))
-        self._refuse_mistakes()
+        check_settings(self.hparams, self.adaptation_steps)
         weights = (gradient_penalty_weight, class_weight, identity_weight, content_weight, reconstruction_weight)
         if min(weights) < 0:
             raise ValueError(f"model: of the weights {weights}, gradient penalty to reconstruction, none below 0.")
@@ -141,35 +141,13 @@ class FewShotTranslationGAN(LightningModule):
         self.figures = FewShotFigures(None if judge is None else TranslationJudge(judge, judge_name))
         self._translator: list[Translator] = []  # in no checkpoint
 
-    def _refuse_mistakes(self) -> None:
-        given = self.hparams
-        check_gan_loss(given["gan_loss"])
-        if given["meta"] not in get_args(Meta):
-            raise ValueError(f"model.meta={given['meta']!r} is not one of {', '.join(get_args(Meta))}.")
-        if given["meta"] in ("maml", "fomaml") and given["inner_optimizer"] != "sgd":
-            raise ValueError(
-                f"model.meta={given['meta']} takes its inner steps by plain descent: set model.inner_optimizer to sgd, "
-                "and model.inner_lr to what that needs."
-            )
-        for name in ("source_slots", "inner_steps", "inner_batch", "max_outer_steps", "predict_steps"):
-            if given[name] is not None and given[name] < 1:
-                raise ValueError(f"model.{name}={given[name]} must be at least 1.")
-        for name in ("inner_lr_halved_after", "adaptation_lr"):
-            if given[name] is not None and given[name] <= 0:
-                raise ValueError(f"model.{name}={given[name]} must be positive, or null.")
-        if not self.adaptation_steps or self.adaptation_steps[0] < 0:
-            raise ValueError(f"model.adaptation_steps={self.adaptation_steps}: name some numbers, none below 0.")
-        if not 0 <= given["outer_decay"] <= 1 or given["inner_lr"] <= 0 or given["noise_seed"] < 0:
-            raise ValueError(
-                f"model.outer_decay={given['outer_decay']} must lie in [0, 1], inner_lr={given['inner_lr']} be "
-                f"positive, noise_seed={given['noise_seed']} not negative."
-            )
-
     @property
     def monitor(self) -> tuple[str, str]:
-        """What the best checkpoint is chosen by: accuracy after half of the adaptation."""
+        """What the best checkpoint is chosen by after half of the adaptation: the judge, or the colour of the hair."""
         steps = self.adaptation_steps[len(self.adaptation_steps) // 2]
-        return f"val/{'colour' if self.figures.judge is None else 'judge'}_accuracy/{steps}", "max"
+        if self.figures.judge is None:
+            return f"val/hair_colour_error/{steps}", "min"
+        return f"val/judge_accuracy/{steps}", "max"
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)`` in [0, 1] translated to whatever the target slot stands for before adaptation."""
@@ -189,10 +167,9 @@ class FewShotTranslationGAN(LightningModule):
             The frozen translator.
 
         Raises:
-            ValueError: if there are no shots or sources.
+            ValueError: if there are no shots or sources, their values lie outside of [0, 1], or steps are below 0.
         """
-        if not len(shots) or not len(sources):
-            raise ValueError(f"adapt: {len(shots)} shots and {len(sources)} sources; it needs at least one of each.")
+        check_shots(shots, sources, steps)
         unknown = torch.full((len(sources),), -1, device=sources.device)
         return self.adapt_to(TranslationTask(shots, sources, unknown, (self.noise_seed, seed)), [steps])[steps]
 
@@ -212,7 +189,8 @@ class FewShotTranslationGAN(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """An outer step: adapt to each task of the batch, and move the weights by what that says."""
-        if self.finished:
+        if self.finished:  # a finished run was resumed
+            self.trainer.should_stop = True
             return
         tasks = self.tasks(batch)
         gradients, losses = self.meta_gradient(tasks)
@@ -319,14 +297,17 @@ class FewShotTranslationGAN(LightningModule):
             else self.outer_factory(weights_of(self.networks))
         )
 
-    def on_fit_start(self) -> None:
-        """Refuse what cannot work.
+    def setup(self, stage: str) -> None:
+        """Refuse what cannot work together.
 
         Raises:
-            ValueError: under a gradient scaler.
+            ValueError: for precisions that inner steps cannot have, and for slots or a judge that do not fit the data.
         """
-        if str(self.trainer.precision) == "16-mixed":
-            raise ValueError("model: inner steps have no gradient scaler; use trainer.precision bf16-mixed or 32-true.")
+        check_precision(str(self.trainer.precision))
+        data = getattr(self.trainer, "datamodule", None)
+        if stage != "predict" and data is not None:
+            judge = self.figures.judge
+            check_data(data, self.hparams["source_slots"], judge and judge.classifier)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of outer steps."""

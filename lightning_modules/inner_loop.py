@@ -74,7 +74,8 @@ class InnerLoop:
         for step in range(self.steps if steps is None else steps):
             minibatch = task.minibatch(step, self.batch)
             for name, values in parameters.items():
-                loss = self.losses.total(name, networks["generator"], networks["critic"], minibatch)
+                with _fresh_casts(minibatch.shots.device.type):
+                    loss = self.losses.total(name, networks["generator"], networks["critic"], minibatch)
                 for value, slope in zip(values, torch.autograd.grad(loss, values, materialize_grads=True), strict=True):
                     value.grad = slope
                 optimizers[name].param_groups[0]["lr"] = lr * self._share(step)
@@ -143,6 +144,13 @@ class InnerLoop:
         return torch.optim.Adam(values, lr=lr, betas=(0.5, 0.9))
 
 
+def _fresh_casts(device: str) -> torch.autocast:
+    """The autocast that is in force, if any, without its cache: that holds weights as they were before a step."""
+    return torch.autocast(
+        device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), cache_enabled=False
+    )
+
+
 def copies_of(networks: Networks) -> Networks:
     """The same networks with weights of their own."""
     return {name: copy.deepcopy(network) for name, network in networks.items()}
@@ -163,5 +171,5 @@ def refuse_nan(losses: Terms) -> None:
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"The {name}'s loss is {float(loss)} within a task; go on from the last checkpoint with a lower "
-                "model.inner_lr."
+                "model.inner_lr, or a lower model.outer_optimizer.lr: for fomaml and maml about 0.01."
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,14 @@ class Translator(nn.Module):
         return super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Translated images in [0, 1], ``(B, 3, H, W)``, of images in [0, 1]."""
+        """Translated images in [0, 1], ``(B, 3, H, W)``, of images in [0, 1].
+
+        Raises:
+            ValueError: if H or W is no multiple of what the generator divides them by.
+        """
+        unit = 4 if self.settings["network"] == "stargan" else 2 ** self.settings["depth"]
+        if x.shape[-2] % unit or x.shape[-1] % unit:
+            raise ValueError(f"Images of {x.shape[-2]} x {x.shape[-1]} pixels: sides must be multiples of {unit}.")
         wanted = x.new_zeros(len(x), self.settings["slots"])
         wanted[:, -1] = 1
         made: Tensor = self.generator(x, wanted)
@@ -70,9 +79,13 @@ class Translator(nn.Module):
         Raises:
             ValueError: if the file is something else.
         """
-        kept = torch.load(path, map_location="cpu", weights_only=True)
+        refusal = f"{path} is no translator: write one with Translator.save."
+        try:
+            kept = torch.load(path, map_location="cpu", weights_only=True)
+        except (EOFError, RuntimeError, pickle.UnpicklingError, struct.error) as error:
+            raise ValueError(refusal) from error
         if not isinstance(kept, dict) or not {"settings", "state_dict"} <= kept.keys():
-            raise ValueError(f"{path} is no translator: write one with Translator.save.")
+            raise ValueError(refusal)
         generator = create_generator(**kept["settings"])
         generator.load_state_dict(kept["state_dict"])
         return cls(generator, kept["settings"])

@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lightning_modules import FewShotTranslationGAN
-from train import main
+from train import main, plain_refusals
 
 __all__ = ["draw_curves", "run", "summary"]
 
@@ -56,6 +56,13 @@ def run(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     unknown = sorted(set(options.variants) - set(VARIANTS))
     if unknown:
         raise SystemExit(f"error: --variants: {', '.join(unknown)}; known are {', '.join(VARIANTS)}.")
+    if options.checkpoints and not options.checkpoints.is_dir():
+        raise SystemExit(f"error: --checkpoints: there is no folder {options.checkpoints}.")
+    if min([*options.shots, options.full_shots]) < 1 or options.full_steps < 0:
+        raise SystemExit(
+            f"error: --shots {options.shots} and --full_shots {options.full_shots} must be at least 1, --full_steps "
+            f"{options.full_steps} not negative."
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
@@ -86,11 +93,15 @@ def draw_curves(table: pd.DataFrame) -> Figure:
     Args:
         table: as for :func:`summary`.
     """
-    accuracy = next(name for name in ("colour_accuracy", "judge_accuracy") if name in set(table["figure"]))
+    names = ("colour_accuracy", "judge_accuracy", "hair_colour_error")  # the last one is always there
+    accuracy = next(name for name in names if name in set(table["figure"]))
     shots = sorted(table.loc[table["variant"] != "full", "shots"].unique()) or sorted(table["shots"].unique())
     panels = [(accuracy, count) for count in shots] + [("non_hair_l1", shots[-1])]
     figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
-    labels = {accuracy: "share translated to the new class", "non_hair_l1": "change outside of the hair (L1)"}
+    labels = dict.fromkeys(names, "share translated to the new class") | {
+        "hair_colour_error": "distance from the shots' mean colour",
+        "non_hair_l1": "change outside of the hair (L1)",
+    }
     for axes, (name, count) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         of_name = table[table["figure"] == name]
         for index, variant in enumerate(VARIANTS):
@@ -106,7 +117,7 @@ def draw_curves(table: pd.DataFrame) -> Figure:
         axes.set_xlabel("steps of adaptation")
         axes.set_ylabel(labels[name])
         axes.set_title(f"{count} shots", fontsize=10)
-        axes.set_ylim(0, 1 if name == accuracy else None)
+        axes.set_ylim(0, 1 if name.endswith("accuracy") else None)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     return figure
@@ -130,7 +141,10 @@ def _measured(variant: str, seed: int, options: argparse.Namespace, rest: list[s
     if not isinstance(model, FewShotTranslationGAN):
         raise SystemExit(f"error: studies.few_shot needs a FewShotTranslationGAN, not {type(model).__name__}.")
     if given and given.is_file() and variant not in ("scratch", "full"):
-        model.load_state_dict(torch.load(given, map_location="cpu", weights_only=True)["state_dict"])
+        try:
+            model.load_state_dict(torch.load(given, map_location="cpu", weights_only=True)["state_dict"])
+        except RuntimeError as error:
+            raise ValueError(f"--checkpoints: {given} does not fit the model of the config: {error}") from error
     rows: list[dict[str, Any]] = []
     for shots in [options.full_shots] if variant == "full" else options.shots:
         data.shots = shots
@@ -160,4 +174,5 @@ def _numbers(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    run()
+    with plain_refusals():
+        run()

@@ -18,7 +18,8 @@ from conftest import ROOT, noise, write_image
 from house import command_line
 from processes import run_two
 
-from train import console, main
+from datamodules.decoding import decode_image
+from train import console, main, plain_refusals
 
 
 def only_run(experiment: str, suffix: str = "") -> Path:
@@ -300,6 +301,22 @@ def test_refusals_end_without_traceback_and_without_a_run_directory(detector_arg
         console()
     if not argument.startswith("--ckpt_path"):
         assert not list(Path("runs").glob("*/*"))
+
+
+class _Damaged(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return decode_image("cut.jpg")
+
+
+def test_a_damaged_image_in_a_loading_process_ends_with_its_name_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cut.jpg").write_bytes(b"\xff\xd8\xff")
+    loader = torch.utils.data.DataLoader(_Damaged(), num_workers=1)
+    with pytest.raises(SystemExit, match=r"^error: cut\.jpg: cannot be decoded .*left out$"), plain_refusals():
+        next(iter(loader))
 
 
 def test_best_checkpoint_is_the_best_epoch_also_on_easy_data(cli, detector_arguments):

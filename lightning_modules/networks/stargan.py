@@ -59,7 +59,7 @@ class TranslationCritic(nn.Module):
     def __init__(self, attributes: int, image_size: int = 128, width: int = 64, depth: int = 6) -> None:
         super().__init__()
         if depth < 1 or image_size % 2**depth or image_size < 2**depth:
-            raise ValueError(f"image_size={image_size} must be a multiple of 2 ** depth = {2**depth}; lower the depth.")
+            raise ValueError(f"image_size={image_size} must be a multiple of 2 ** depth = {2**depth}; lower depth.")
         layers: list[nn.Module] = []
         channels = 3
         for index in range(depth):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
 from lightning.pytorch import Trainer
 from PIL import Image
+from processes import run_two
 
-from callbacks import EditWriter
+from callbacks import EditWriter, PredictionWriter
+from datamodules import FewShotAttributeDataModule
 from datamodules.synthetic.face_parameters import HAIR_COLOURS, draw_faces
 from datamodules.synthetic.faces import render_faces
-from lightning_modules import ImageClassifier
+from lightning_modules import FewShotTranslationGAN, ImageClassifier
 from train import main
 
 CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
@@ -56,6 +62,35 @@ def test_ten_pictures_and_a_folder_of_faces(tmp_path, capsys):
     assert sheet.shape[0] > 300
     assert sheet.shape[1] > 300
     assert all(torch.equal(value, before[name]) for name, value in cli.model.state_dict().items())
+
+
+def translate(rank, port, folder):
+    """Translate a folder in one of two processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+    torch.set_num_threads(1)
+    folders = {name: str(folder / place) for name, place in STORY}
+    data = FewShotAttributeDataModule(image_size=16, batch_size=2, num_workers=0, **folders)
+    tiny = {"width": 4, "blocks": 1, "critic_width": 4, "adaptation_steps": [1]}
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    writers = [EditWriter(), PredictionWriter()]
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", default_root_dir=folder, callbacks=writers, **quiet)
+    trainer.predict(FewShotTranslationGAN(**tiny), datamodule=data, return_predictions=False)
+
+
+@pytest.mark.slow
+def test_two_processes_write_each_image_once(tmp_path):
+    write_faces(tmp_path / "ten_pictures", 3, ("red",), 0)
+    write_faces(tmp_path / "faces", 6, tuple(HAIR_COLOURS)[:8], 1)
+    write_faces(tmp_path / "faces/more", 1, ("teal",), 2)  # a second 00.png
+    assert run_two(translate, tmp_path) == [0, 0]
+    table = pd.read_csv(tmp_path / "edits.csv")
+    names = [f"{index:02d}.png" for index in range(6)]
+    assert sorted(Path(path).name for path in table["path"]) == sorted(["00.png", *names])
+    assert sorted(table["edit"]) == sorted(["00-2.png", *names])
+    assert sorted(path.name for path in (tmp_path / "edits").iterdir()) == sorted(table["edit"])
+    assert (tmp_path / "edits.png").is_file()
+    assert not (tmp_path / "predictions.csv").exists()  # nothing was judged
 
 
 STORY = (("shots_root", "ten_pictures"), ("predict_root", "faces"))

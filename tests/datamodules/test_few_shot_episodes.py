@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,9 @@ import torch
 from conftest import write_image
 from PIL import Image
 
-from datamodules import FewShotAttributeDataModule, ProceduralFewShotDataModule
+from datamodules import FaceAttributesDataModule, FewShotAttributeDataModule, ProceduralFewShotDataModule
 from datamodules.base import as_float
+from datamodules.manifest import ManifestError
 from datamodules.synthetic.face_parameters import HAIR_COLOURS, HELD_OUT_HAIR_COLOURS
 from functional.recolouring import mean_colour, nearest_colour
 
@@ -136,9 +139,34 @@ def test_predict_reads_two_folders(tmp_path):
     assert batch["support_image"][2, 0].mean().item() == pytest.approx(20 / 255, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", [FewShotAttributeDataModule, FaceAttributesDataModule])
+def test_damaged_images_of_predict_are_skipped_and_named_or_refused(tmp_path, kind, caplog):
+    (tmp_path / "below").mkdir()
+    Image.new("RGB", (178, 218)).save(tmp_path / "a.png")
+    Image.new("L", (178, 218)).save(tmp_path / "below/a.tif")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    options = {"image_size": 8, "predict_root": str(tmp_path), "num_workers": 0}
+    if kind is FewShotAttributeDataModule:
+        options["shots_root"] = str(tmp_path)
+    else:
+        options |= {"root": str(tmp_path), "attributes": ["Smiling"], "regions": ["mouth"]}
+    data = kind(**options)
+    with caplog.at_level("WARNING"):
+        data.setup("predict")
+    found = [Path(data.predict_set[index]["path"]).relative_to(tmp_path).as_posix() for index in range(2)]
+    assert (found, len(data.predict_set)) == (["a.png", "below/a.tif"], 2)
+    assert "1 of 3 files cannot be used" in caplog.text
+    assert "cut.png: " in caplog.text
+    refusing = kind(**options, on_corrupt="raise")
+    with pytest.raises(ManifestError, match=r"(?s)cut\.png.*--data\.on_corrupt skip"):
+        refusing.setup("predict")
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
+        (FewShotAttributeDataModule, {"crop_first": 0}, r"data\.crop_first=0 must be at least 1"),
+        (FewShotAttributeDataModule, {"classes": ["A", "B", "C", "C"]}, "none named twice"),
         (ProceduralFewShotDataModule, {"held_out": ["mauve"]}, r"data\.held_out=\['mauve'\]"),
         (ProceduralFewShotDataModule, {"shots": 0}, r"data\.shots=0"),
         (ProceduralFewShotDataModule, {"recoloured": 1.5}, r"recoloured=1\.5"),
@@ -156,8 +184,11 @@ def test_missing_things_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"data\.root is not given"):
         FewShotAttributeDataModule(image_size=8).setup("fit")
     data = FewShotAttributeDataModule(image_size=8, shots_root=str(tmp_path), predict_root=str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"data\.shots_root=.* holds no images"):
+    with pytest.raises(ManifestError, match=r"data\.shots_root=.* holds no images"):
+        data.setup("predict")
+    data.shots_root = str(tmp_path / "nowhere")
+    with pytest.raises(ManifestError, match=r"data\.shots_root=.*nowhere: there is no such folder"):
         data.setup("predict")
     write_celeba(tmp_path)
-    with pytest.raises(ValueError, match=r"data\.shots=40: class \d has only"):
+    with pytest.raises(ValueError, match=r"data\.shots=40: \w+_Hair has only"):
         FewShotAttributeDataModule(str(tmp_path), image_size=8, shots=40).setup("fit")

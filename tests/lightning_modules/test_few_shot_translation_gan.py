@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from datamodules import ProceduralFewShotDataModule
 from datamodules.synthetic.face_parameters import HAIR_COLOURS, draw_faces
 from datamodules.synthetic.faces import hair_mask, render_faces
 from functional.recolouring import mean_colour, nearest_colour
-from lightning_modules import FewShotTranslationGAN, ImageClassifier
+from lightning_modules import AttributeClassifier, FewShotTranslationGAN, ImageClassifier
+from lightning_modules.few_shot_checks import check_data
 from lightning_modules.few_shot_evaluation import FewShotFigures, TranslationJudge
 from lightning_modules.few_shot_translation_gan import OuterSGD
 from lightning_modules.inner_loop import InnerLoop, weights_of
@@ -80,6 +82,15 @@ def test_adaptation_leaves_the_weights_alone_and_is_repeatable(tmp_path):
         Translator.load(tmp_path / "other.pt")
     with pytest.raises(ValueError, match="0 shots and 8 sources"):
         model.adapt(drawn.shots[:0], 3, drawn.sources)
+    (tmp_path / "junk.pt").write_bytes(b"1234")
+    with pytest.raises(ValueError, match=r"junk\.pt is no translator"):
+        Translator.load(tmp_path / "junk.pt")
+    with pytest.raises(ValueError, match=r"steps=-1; it needs"):
+        model.adapt(drawn.shots, -1, drawn.sources)
+    with pytest.raises(ValueError, match=r"shots reach from 9 to .*; divide bytes by 255"):
+        model.adapt((drawn.shots * 255).round(), 3, drawn.sources)
+    with pytest.raises(ValueError, match="17 x 16 pixels: sides must be multiples of 2"):
+        translator(torch.rand(1, 3, 17, 16))
     with torch.inference_mode():  # as in Lightning's evaluation
         inside = model.adapt(drawn.shots.clone(), 3, drawn.sources.clone())
     assert torch.equal(inside(x), made)
@@ -214,6 +225,44 @@ def test_outer_steps_shrink_and_end_and_a_resumed_run_repeats_an_uninterrupted_o
     assert same(state(moved), before)
 
 
+def test_a_finished_run_that_is_resumed_ends(tmp_path):
+    whole = gan(max_outer_steps=2)
+    fit(whole, max_epochs=-1).save_checkpoint(tmp_path / "whole.ckpt")
+    again = gan(max_outer_steps=2)
+    trainer = Trainer(max_epochs=-1, limit_val_batches=0, enable_checkpointing=False, max_time="00:00:01:00", **QUIET)
+    trainer.fit(again, datamodule=episodes(), ckpt_path=tmp_path / "whole.ckpt")
+    assert trainer.current_epoch <= 2
+    assert same(state(again), state(whole))
+
+
+def test_adaptation_within_autocast_is_rounded_and_no_more():
+    """The cache of autocast would hold weights as they were before a step."""
+    model, drawn = gan(width=8, inner_optimizer="sgd", inner_lr=0.1, content_weight=0.0), task()
+    before, exact = (model.adapt(drawn.shots, steps, drawn.sources)(drawn.sources) for steps in (0, 20))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.adapt(drawn.shots, 20, drawn.sources)
+    assert (rounded(drawn.sources) - exact).abs().mean() < 0.05 * (exact - before).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "message"),
+    [
+        ({"source_slots": 3}, "32-true", r"data have 8 classes of sources: set model\.source_slots to 8"),
+        ({"source_slots": 8}, "bf16-true", r"trainer\.precision=bf16-true: .* use bf16-mixed or 32-true"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_training(options, precision, message):
+    with pytest.raises(ValueError, match=message):
+        fit(gan(**options), precision=precision)
+
+
+def test_a_judge_of_other_classes_is_refused():
+    judge = AttributeClassifier(["b", "a", "c"], backbone_kwargs={"width": 4})
+    with pytest.raises(ValueError, match=r"judge tells .* apart, but data.classes are"):
+        check_data(SimpleNamespace(known=(0, 1), classes=["a", "b", "c"]), 2, judge)
+    check_data(SimpleNamespace(known=(0, 1), classes=["b", "a", "c"]), 2, judge)
+
+
 def test_a_joint_batch_is_the_mean_over_its_tasks():
     model = gan(adaptation_steps=[2])
     tasks = [task(0), task(7, "red")]
@@ -272,6 +321,7 @@ def test_figures_of_truth_and_of_copies():
         assert true["colour_accuracy"] == 1
         assert true["non_hair_l1"] < 0.06  # brows and moustaches have the colour of the hair
         assert true["counterfactual_l1"] == 0
+        assert true["hair_colour_error"] < 0.05 < 0.15 < copied["hair_colour_error"]
         figures.update(5, {"colour_accuracy": index / 4})
     assert figures.compute(lambda rows: rows * 2) == {"colour_accuracy/5": 0.375}
     assert figures.rows == []
@@ -326,7 +376,9 @@ def test_the_label_vector_reaches_the_output_and_every_weight_has_a_gradient():
         ({"inner_lr_halved_after": 0.0}, r"inner_lr_halved_after=0\.0 must be positive, or null"),
         ({"adaptation_lr": -1.0}, r"adaptation_lr=-1\.0 must be positive, or null"),
         ({"outer_decay": 2.0}, r"outer_decay=2\.0 must lie"),
-        ({"critic_depth": 5}, r"image_size=16 must be a multiple"),
+        ({"critic_depth": 5}, r"image_size=16 must be a multiple of 2 for the generator and of 32"),
+        ({"depth": -1}, r"model\.depth=-1"),
+        ({"width": 0}, r"model\.width=0 must be at least 1"),
     ],
 )
 def test_mistakes_are_named(options, message):
