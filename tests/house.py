@@ -62,6 +62,7 @@ class Samples(Dataset[dict[str, Any]]):
             "source_slot": torch.zeros(3, dtype=torch.int64),
             "query_image": self.images[others],
             "query_hair": self.mask.expand(3, 1, SIZE, SIZE),
+            "support_hair": self.mask.expand(2, 1, SIZE, SIZE),
             "target": self.labels[index],
         }
 
