@@ -60,6 +60,9 @@ def check_settings(given: Mapping[str, Any], adaptation_steps: list[int]) -> Non
 def check_precision(precision: str) -> None:
     """Refuse gradient scalers and rounded weights.
 
+    Args:
+        precision: as the trainer calls it.
+
     Raises:
         ValueError: naming those that work.
     """
@@ -98,6 +101,11 @@ def check_data(data: Any, source_slots: int, judge: Any) -> None:
 
 def check_shots(shots: Tensor, sources: Tensor, steps: int) -> None:
     """Check what ``adapt`` is given.
+
+    Args:
+        shots: images of the class, ``(K, 3, H, W)``.
+        sources: images of other classes, ``(M, 3, H, W)``.
+        steps: of adaptation.
 
     Raises:
         ValueError: if there are no shots or sources, their values lie outside of [0, 1], or steps are below 0.

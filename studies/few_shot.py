@@ -136,7 +136,7 @@ def _measured(variant: str, seed: int, options: argparse.Namespace, rest: list[s
     else:
         print(f"Training {variant} with seed {seed}")
         cli = main(["fit", *common])
-        cli.trainer.save_checkpoint(options.out / f"{variant}_{seed}.ckpt", weights_only=False)
+        cli.trainer.save_checkpoint(options.out / f"{variant}_{seed}.ckpt", weights_only=True)
     model, data = cli.model, cli.datamodule
     if not isinstance(model, FewShotTranslationGAN):
         raise SystemExit(f"error: studies.few_shot needs a FewShotTranslationGAN, not {type(model).__name__}.")
